@@ -1,0 +1,3 @@
+"""palaver's public SDK."""
+
+__version__ = "0.1.0"

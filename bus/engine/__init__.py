@@ -1,0 +1,1 @@
+"""What carries the broker's decisions out: sockets, the journal, the loop."""

@@ -1,0 +1,1 @@
+"""The protocol language: YAML in, immutable ``Protocol`` out. Pure but for ``loader``."""
