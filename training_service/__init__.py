@@ -1,0 +1,1 @@
+"""An agent that carries out fine-tuning tasks which other agents delegate to it over the bus."""
