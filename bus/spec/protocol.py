@@ -8,25 +8,18 @@ the same digest, so they may travel on the wire.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
+from bus.spec.diagnostic import did_you_mean
+from bus.spec.message_type import MessageType
+from bus.spec.syntax import Delivery as Delivery
 from bus.spec.syntax import Role, Spec
-
-if TYPE_CHECKING:
-    from bus.spec.message_type import MessageType
 
 NO_EVENT = -1
 NO_TIMER = -1
-
-
-class Delivery(StrEnum):
-    """The delivery class of a message type (LANGUAGE.md, "Delivery")."""
-
-    DURABLE = "durable"
-    AT_LEAST_ONCE = "at-least-once"
-    AT_MOST_ONCE = "at-most-once"
 
 
 class EventKind(StrEnum):
@@ -53,6 +46,8 @@ class BusEvent:
         role: The late role (ELSE), the lost or failed role, else -1.
         counter: The exhausted counter (MAX), else -1.
         outcome: The outcome (END), else None.
+        resets: Counters that begin again at zero when the event fires (applied before *counts*).
+        counts: Counters that the event adds one to.
     """
 
     name: str
@@ -63,6 +58,8 @@ class BusEvent:
     role: int = -1
     counter: int = -1
     outcome: str | None = None
+    resets: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +118,7 @@ class Move:
 
     Attributes:
         next: The role's state afterwards.
-        interrupt: The INTERRUPT event that this send raises, or -1.
+        interrupt: The INTERRUPT event that this send raises, or -1; the event's own resets and counts hold.
         keeps_timer: A stream's message: the running deadline is that of the message that ends the stream.
         counts: Counters that this message adds one to (sender's moves only).
         resets: Counters that begin again at zero (sender's moves only; applied before *counts*).
@@ -152,7 +149,9 @@ class Machine:
             (MAX: once its counter is full, too).
         timer: Index of the running deadline, or -1.
         scopes: Scopes in which the role certainly stands, outermost first; equal tuples are the same object.
-        owes: The role must send before anything else can reach it (interrupts do not count).
+        owes: The role must send before anything else can reach it. Interrupts do not count, nor does a
+            MAX event in *due*: while its counter is full the role owes nothing, and only the
+            conversation knows the counter.
         final: Nothing but bus events can happen to the role any more.
     """
 
@@ -180,14 +179,16 @@ class Tables:
     counters: tuple[Counter, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Protocol:
-    """A compiled protocol. Message types are attributes: ``newsroom.Draft`` is a pydantic model class.
+    """A compiled protocol. Message types and structs are attributes: ``newsroom.Draft`` is a pydantic model class.
 
     Attributes:
         digest: 16 hex digits over the spec's canonical form (docs, examples and layout left out).
         outcomes: The spec's own outcomes, then ``failed`` and ``canceled`` (RULES.md 2), each once;
             a conversation that can fall off its end also has ``done``.
+        models: The classes of message types, of ``types`` and ``Artifact``, by name.
+        type_of: Model class of a message → index of its message type.
     """
 
     spec: Spec
@@ -198,3 +199,82 @@ class Protocol:
     messages: tuple[MessageType, ...]
     outcomes: tuple[str, ...]
     tables: Tables
+    models: dict[str, type[BaseModel]]
+    type_of: dict[type[BaseModel], int] = field(init=False)
+    _role_of: dict[str, int] = field(init=False)
+    _message_of: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = object.__setattr__
+        found(self, "type_of", {one.model: one.index for one in self.messages})
+        found(self, "_role_of", {role.name: index for index, role in enumerate(self.roles)})
+        found(self, "_message_of", {one.name: one.index for one in self.messages})
+
+    @property
+    def identity(self) -> str:
+        """``name@major``, which stands for the protocol on the wire together with the digest."""
+        return f"{self.name}@{self.version.partition('.')[0]}"
+
+    def role(self, name: str) -> RoleOf:
+        """Return the role called *name* as something an agent can play.
+
+        Raises:
+            LookupError: The protocol has no such role; the message lists those it has.
+        """
+        index = self.role_index(name)
+        role = self.roles[index]
+        return RoleOf(self, index, name, role.human, role.pool)
+
+    def role_index(self, name: str) -> int:
+        """Return the number of the role called *name*.
+
+        Raises:
+            LookupError: The protocol has no such role; the message lists those it has.
+        """
+        return _look_up(self._role_of, name, f"a role of {self.name}")
+
+    def message_index(self, name: str) -> int:
+        """Return the number of the message type called *name*.
+
+        Raises:
+            LookupError: The protocol has no such message type; the message lists those it has.
+        """
+        return _look_up(self._message_of, name, f"a message type of {self.name}")
+
+    def __getattr__(self, name: str) -> type[BaseModel]:
+        # Only reached for what is no attribute; copying asks for dunder names before there are any fields.
+        models = self.__dict__.get("models", {})
+        if name in models:
+            return models[name]  # type: ignore[no-any-return]  # __dict__ is untyped
+        hint = did_you_mean(name, models)
+        raise AttributeError(
+            f"expected a message type or type of {self.__dict__.get('name', 'a protocol')}, got {name!r}"
+            + (f"; {hint}" if hint else "")
+        )
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.models})
+
+    def __repr__(self) -> str:
+        return f"<Protocol {self.name} {self.version} {self.digest}>"
+
+
+@dataclass(frozen=True, slots=True)
+class RoleOf:
+    """A role together with its protocol: what an agent plays."""
+
+    protocol: Protocol
+    index: int
+    name: str
+    human: bool = False
+    pool: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.protocol.name}"
+
+
+def _look_up(numbers: dict[str, int], name: str, what: str) -> int:
+    if name in numbers:
+        return numbers[name]
+    hint = did_you_mean(name, numbers)
+    raise LookupError(f"expected {what} ({', '.join(numbers)}), got {name!r}" + (f"; {hint}" if hint else ""))

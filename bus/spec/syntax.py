@@ -7,7 +7,16 @@ Nothing here is checked beyond its type; ``check`` does that. Durations are floa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeAlias
+
+
+class Delivery(StrEnum):
+    """The delivery class of a message type (LANGUAGE.md, "Delivery")."""
+
+    DURABLE = "durable"
+    AT_LEAST_ONCE = "at-least-once"
+    AT_MOST_ONCE = "at-most-once"
 
 
 @dataclass(frozen=True, slots=True)

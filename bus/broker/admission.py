@@ -1,0 +1,410 @@
+"""The numbered records of a peer: OPEN, SEND, COMMIT, HANDLED, NACK; checked, then journaled and applied.
+
+A record is refused whole and changes nothing, or becomes one journal row. Numbers in brackets name
+the rules of RULES.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bus.broker.conversation import Conversation
+from bus.broker.dispatch import Dispatch
+from bus.broker.history import History
+from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.registry import Session
+from bus.broker.state import Alarm, BrokerState
+from bus.ids import ID_BYTES, show_id
+from bus.spec.protocol import Delivery as DeliveryClass
+from bus.wire.record import NOTICE_TYPE, SENT_SHAPE, Kind, Record, fits
+
+
+class Refusal(NamedTuple):
+    """Why a record changes nothing."""
+
+    code: str
+    message: str
+    allowed: list[dict[str, object]] | None = None
+
+
+class Admission:
+    """Takes numbered records from sessions."""
+
+    def __init__(self, state: BrokerState, history: History, dispatch: Dispatch) -> None:
+        self._state = state
+        self._history = history
+        self._dispatch = dispatch
+
+    def decide(self, row: Record, *, session: Session | None = None, n: int = 0, urgent: bool = False) -> None:
+        """Journal *row*, apply it and serve whatever it changed."""
+        state = self._state
+        state.ledger.journal(row, session=session, n=n, urgent=urgent, now=state.now)
+        for conversation in self._history.apply(row):
+            self._dispatch.serve_touched(conversation)
+            if conversation.held:
+                self._retry_held(conversation)
+
+    def refuse(self, session: Session, n: int, refusal: Refusal) -> None:
+        """Tell the peer that its record *n* changed nothing, and why."""
+        state = self._state
+        detail: dict[str, object] = {"message": refusal.message}
+        if refusal.allowed is not None:
+            detail["allowed"] = refusal.allowed
+        state.send(session, [int(Kind.REFUSED), n, refusal.code, detail])
+        if n:
+            state.ledger.take(session, n, state.now)
+        state.note("warning", "frame.refused", agent=session.name, code=refusal.code, reason=refusal.message)
+
+    # -- OPEN -----------------------------------------------------------------------------------------
+
+    def open(self, session: Session, record: Record) -> None:
+        """Open a conversation, or attach to the one of that id again (16)."""
+        _, n, conversation_id, number, role, request_id, bindings, parent = record
+        state = self._state
+        existing = state.find(conversation_id)
+        if existing is not None:
+            self._attach(session, n, existing, role)
+            return
+        digest = session.numbers.get(number)
+        if digest is None or not 0 <= role < len(state.protocols[digest].roles):
+            self.refuse(
+                session,
+                n,
+                Refusal("unknown-protocol", f"expected a protocol number of WELCOME, got {number!r}"),
+            )
+            return
+        refusal = self._check_opening(digest, conversation_id, bindings, parent)
+        if refusal is not None:
+            self.refuse(session, n, refusal)
+            return
+        link = None if parent is None else [parent[0], parent[1], parent[3]]
+        row: Record = ["open", conversation_id, digest, role, session.name, request_id, bindings, link]
+        self.decide(row, session=session, n=n)
+        conversation = state.conversations.get(conversation_id)
+        if conversation is not None and conversation.mailboxes[role].session is None:
+            self._dispatch.lease(conversation, conversation.mailboxes[role], session)
+
+    def _check_opening(
+        self, digest: str, conversation_id: bytes, bindings: dict[object, object], parent: Record | None
+    ) -> Refusal | None:
+        protocol = self._state.protocols[digest]
+        if len(conversation_id) != ID_BYTES:
+            return Refusal("malformed", f"expected an id of {ID_BYTES} bytes, got {len(conversation_id)}")
+        roles = {role.name for role in protocol.roles}
+        for role, names in bindings.items():
+            if role not in roles or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                return Refusal("malformed", f"expected bindings of a role to agent names, got {role!r}: {names!r}")
+        if parent is None:
+            return None
+        if not fits(parent, ((bytes,), (int,), (int,), (int,))):
+            return Refusal("malformed", "expected a parent of [conversation, role, fence, position]")
+        caller = self._state.conversations.get(parent[0])
+        if caller is None or caller.outcome is not None or not 0 <= parent[1] < len(caller.mailboxes):
+            return Refusal("ended", "the conversation that calls is over")
+        if caller.mailboxes[parent[1]].fence != parent[2]:
+            return Refusal("lease-lost", "the turn that calls belongs to another lease")
+        return None
+
+    def _attach(self, session: Session, n: int, conversation: Conversation, role: int) -> None:
+        state = self._state
+        mailbox = conversation.mailboxes[role] if 0 <= role < len(conversation.mailboxes) else None
+        if mailbox is None or role != conversation.opener or mailbox.agent != session.name:
+            opener = conversation.mailboxes[conversation.opener].agent
+            text = f"conversation {show_id(conversation.conversation_id)} was opened by {opener!r}"
+            self.refuse(session, n, Refusal("not-yours", text))
+            return
+        state.ledger.take(session, n, state.now)
+        if conversation.conversation_id not in state.conversations:
+            facts = {"conversation": conversation.conversation_id, "outcome": conversation.outcome}
+            state.send(session, [int(Kind.NOTICE), "ended", facts])
+            return
+        self._dispatch.give_back(mailbox)
+        mailbox.read_again()
+        self._dispatch.lease(conversation, mailbox, session)
+        self._dispatch.serve(conversation, mailbox)
+
+    # -- SEND -----------------------------------------------------------------------------------------
+
+    def send(self, session: Session, record: Record) -> None:
+        """Take a message outside a turn: from a script, a call, or an interrupt."""
+        _, n, message_id, conversation_id, role, type, address, epoch, _, trace, body = record
+        state = self._state
+        conversation = state.conversations.get(conversation_id)
+        if conversation is None:
+            self.refuse(session, n, self._gone(conversation_id))
+            return
+        if conversation.has_seen(message_id):
+            state.ledger.take(session, n, state.now)
+            return
+        mailbox = self._mailbox_of(session, conversation, role)
+        if mailbox is None:
+            self.refuse(session, n, self._not_a_player(session, conversation, role))
+            return
+        if conversation.held and any(one is session for one, _ in conversation.held):
+            self._hold(session, conversation, record)
+            return
+        if conversation.find_move(mailbox, type, address) is None:
+            self._refuse_order(session, n, conversation, mailbox, type, address, epoch)
+            return
+        delivery_class = conversation.protocol.messages[type].delivery
+        if delivery_class is DeliveryClass.AT_MOST_ONCE:
+            self._pass_on(conversation, mailbox, record)
+            state.ledger.take(session, n, state.now)
+            return
+        if not conversation.has_room(type, address, state.settings.mailbox):
+            self._hold(session, conversation, record)
+            return
+        if mailbox.session is None:
+            self._dispatch.lease(conversation, mailbox, session)
+        row: Record = ["message", conversation_id, role, session.name, message_id, type, address, trace, body]
+        self.decide(row, session=session, n=n, urgent=delivery_class is DeliveryClass.DURABLE)
+
+    def _mailbox_of(self, session: Session, conversation: Conversation, role: int) -> Mailbox | None:
+        """Return the role's mailbox where the session may speak for it (14)."""
+        if not 0 <= role < len(conversation.mailboxes):
+            return None
+        mailbox = conversation.mailboxes[role]
+        if mailbox.agent is not None:
+            return mailbox if mailbox.agent == session.name else None
+        offered = not mailbox.offered or session.name in mailbox.offered
+        return mailbox if offered and (conversation.digest, role) in session.plays else None
+
+    def _pass_on(self, conversation: Conversation, mailbox: Mailbox, record: Record) -> None:
+        """Deliver an at-most-once message: never journaled, never steps a state (4, 13)."""
+        _, _, message_id, conversation_id, _, type, address, _, remaining, trace, body = record
+        for role in conversation.tables.addresses[address]:
+            receiver = conversation.mailboxes[role]
+            if receiver.session is None or (mailbox.role, type) not in receiver.machine.receive[receiver.at]:
+                continue
+            number = receiver.session.protocols[conversation.digest]
+            delivery: Record = [
+                int(Kind.DELIVER), conversation_id, number, role, receiver.fence, 0, 1, 0, type, mailbox.role,
+                conversation.epoch, 0, receiver.at, remaining, trace, message_id, None, body,
+            ]  # fmt: skip
+            self._dispatch.deliver_lossy(conversation, role, delivery)
+
+    def _hold(self, session: Session, conversation: Conversation, record: Record) -> None:
+        """Keep a record until its receiver has room (8); its sender sees no acknowledgement till then."""
+        session.held.add(record[1])
+        session.taken = max(session.taken, record[1])
+        conversation.held.append((session, record))
+
+    def _retry_held(self, conversation: Conversation) -> None:
+        waiting = list(conversation.held)
+        conversation.held.clear()
+        for index, (session, record) in enumerate(waiting):
+            session.held.discard(record[1])
+            self.take(session, record)
+            if conversation.held:  # still no room: keep the order of what follows
+                conversation.held.extend(waiting[index + 1 :])
+                return
+
+    # -- COMMIT ---------------------------------------------------------------------------------------
+
+    def commit(self, session: Session, record: Record) -> None:
+        """Take one commit of a turn: all of it or nothing (3)."""
+        _, n, conversation_id, role, fence, position, commit, settles, _, sends, saved = record
+        state = self._state
+        conversation = state.conversations.get(conversation_id)
+        if conversation is None or not 0 <= role < len(conversation.mailboxes):
+            self.refuse(session, n, self._gone(conversation_id))
+            return
+        mailbox = conversation.mailboxes[role]
+        if self._is_repeated(mailbox, fence, position, commit):
+            state.ledger.take(session, n, state.now)
+            return
+        delivery = self._held_delivery(session, mailbox, fence, position)
+        if delivery is None or commit != mailbox.commits * (delivery is mailbox.leased[0]):
+            self.refuse(session, n, self._lease_lost(mailbox, fence))
+            return
+        if sends and delivery.epoch < mailbox.epoch:
+            # The bus moved on behind this delivery (a loop's `max`): what it says no longer counts, no blame.
+            state.send(session, [int(Kind.NOTICE), "superseded", {"n": n, "conversation": conversation_id}])
+            sends, saved = [], None
+        refusal = self._check_turn(conversation, mailbox, delivery, settles, sends, saved)
+        if refusal is not None:
+            self.refuse(session, n, refusal)
+            detail = refusal.message
+            self.decide(["dead", conversation_id, role, refusal.code, detail])
+            return
+        if not all(conversation.has_room(send[1], send[2], state.settings.mailbox) for send in sends):
+            self._hold(session, conversation, record)
+            return
+        messages = conversation.protocol.messages
+        urgent = any(messages[send[1]].delivery is DeliveryClass.DURABLE for send in sends)
+        kept = [[send[0], send[1], send[2], send[4], send[5]] for send in sends]
+        row: Record = [
+            "commit",
+            conversation_id,
+            role,
+            session.name,
+            fence,
+            position,
+            commit,
+            settles,
+            kept,
+            saved,
+        ]
+        self.decide(row, session=session, n=n, urgent=urgent or saved is not None)
+
+    def _is_repeated(self, mailbox: Mailbox, fence: int, position: int, commit: int) -> bool:
+        if fence != mailbox.commit_fence:
+            return False
+        oldest = mailbox.oldest()
+        return position <= mailbox.settled or (
+            oldest is not None and position == oldest.position and commit < mailbox.commits
+        )
+
+    def _held_delivery(self, session: Session, mailbox: Mailbox, fence: int, position: int) -> Delivery | None:
+        """Return the delivery where the session still has it under this fence."""
+        if mailbox.session is not session or mailbox.fence != fence:
+            return None
+        for delivery in mailbox.leased:
+            if delivery.position == position:
+                return delivery
+        return None
+
+    def _check_turn(
+        self, conversation: Conversation, mailbox: Mailbox, delivery: Delivery, settles: bool,
+        sends: list[Record], saved: bytes | None,
+    ) -> Refusal | None:  # fmt: skip
+        """Return why the turn must be refused whole, or None (6, 7, 8)."""
+        machine = mailbox.machine
+        state = mailbox.at
+        if saved is not None and len(saved) > self._state.settings.state_bytes:
+            limit = self._state.settings.state_bytes
+            return Refusal("too-large", f"expected a state of at most {limit} bytes, got {len(saved)}; keep less")
+        for index, send in enumerate(sends):
+            if type(send) is not list or not fits(send, SENT_SHAPE) or not self._is_message(conversation, send[1]):
+                return Refusal("malformed", f"expected send {index} as docs/wire.md describes it")
+            if conversation.protocol.messages[send[1]].delivery is DeliveryClass.AT_MOST_ONCE:
+                return Refusal("malformed", f"send {index}: an at-most-once message leaves outside the commit")
+            move = machine.send[state].get((send[1], send[2])) if conversation.outcome is None else None
+            if move is None or (index == 0 and conversation.find_move(mailbox, send[1], send[2]) is None):
+                text = f"send {index} of the turn: {conversation.explain(mailbox, send[1])}"
+                return Refusal("not-allowed", text, conversation.allowed(mailbox))
+            state = move.next
+        is_last = delivery is mailbox.newest()
+        if settles and is_last and machine.owes[state] and conversation.outcome is None:
+            who = conversation.protocol.roles[mailbox.role].name
+            owed = sorted(conversation.protocol.messages[type].name for type, _ in machine.send[state])
+            return Refusal("turn-unfinished", f"{who} ends its turn but still owes one of: {', '.join(owed)}")
+        return None
+
+    # -- HANDLED, NACK --------------------------------------------------------------------------------
+
+    def handled(self, session: Session, record: Record) -> None:
+        """Settle every delivery up to a position, without sends."""
+        _, n, conversation_id, role, fence, position = record
+        state = self._state
+        conversation = state.conversations.get(conversation_id)
+        if conversation is None or not 0 <= role < len(conversation.mailboxes):
+            state.ledger.take(session, n, state.now)
+            return
+        mailbox = conversation.mailboxes[role]
+        if position <= mailbox.settled and fence == mailbox.commit_fence:
+            state.ledger.take(session, n, state.now)
+            return
+        if mailbox.session is not session or mailbox.fence != fence:
+            self.refuse(session, n, self._lease_lost(mailbox, fence))
+            return
+        newest = mailbox.leased[-1] if mailbox.leased else None
+        if newest is None or position > newest.position:
+            self.refuse(session, n, Refusal("malformed", f"position {position} was not delivered"))
+            return
+        if newest.position == position and not mailbox.queued:
+            refusal = self._check_turn(conversation, mailbox, newest, True, [], None)
+            if refusal is not None:
+                self.refuse(session, n, refusal)
+                self.decide(["dead", conversation_id, role, refusal.code, refusal.message])
+                return
+        self.decide(["handled", conversation_id, role, session.name, fence, position], session=session, n=n)
+
+    def nack(self, session: Session, record: Record) -> None:
+        """A handler failed: try again after a pause, or bury the delivery (7, 10, 11)."""
+        _, n, conversation_id, role, fence, position, code, detail, final = record
+        state = self._state
+        state.ledger.take(session, n, state.now)
+        conversation = state.conversations.get(conversation_id)
+        if conversation is None or not 0 <= role < len(conversation.mailboxes):
+            return
+        mailbox = conversation.mailboxes[role]
+        delivery = self._held_delivery(session, mailbox, fence, position)
+        if delivery is None:
+            return
+        if mailbox.leased[0] is not delivery:  # what stands before it was handled; HANDLED is on its way no more
+            self.decide(["handled", conversation_id, role, session.name, fence, position - 1])
+        failures = delivery.attempt
+        who = conversation.protocol.roles[role].name
+        if final or failures >= state.settings.max_attempts:
+            self.decide(["dead", conversation_id, role, code, detail], urgent=True)
+            return
+        conversation.end_lease(mailbox)
+        delivery.attempt += 1
+        pause = min(state.settings.back_off * 2 ** (failures - 1), state.settings.back_off_limit)
+        mailbox.not_before = state.now + pause
+        state.agenda.add(mailbox.not_before, Alarm.RETRY, (conversation, mailbox, 0))
+        state.note(
+            "warning", "delivery.failed", conversation_id=show_id(conversation_id), role=who, attempt=failures,
+            code=code, detail=detail, again_in=pause,
+        )  # fmt: skip
+        self._dispatch.serve_touched(conversation)
+
+    def take(self, session: Session, record: Record) -> None:
+        """Carry out one numbered record whose shape was checked."""
+        kind = record[0]
+        if kind == Kind.SEND:
+            self.send(session, record)
+        elif kind == Kind.COMMIT:
+            self.commit(session, record)
+        elif kind == Kind.HANDLED:
+            self.handled(session, record)
+        elif kind == Kind.OPEN:
+            self.open(session, record)
+        else:
+            self.nack(session, record)
+
+    # -- refusals -------------------------------------------------------------------------------------
+
+    def _gone(self, conversation_id: bytes) -> Refusal:
+        finished = self._state.finished.get(conversation_id)
+        if finished is None:
+            return Refusal("unknown-conversation", f"no conversation {show_id(conversation_id)}; OPEN it first")
+        return Refusal("ended", f"conversation {show_id(conversation_id)} ended as {finished.outcome!r}")
+
+    def _not_a_player(self, session: Session, conversation: Conversation, role: int) -> Refusal:
+        roles = conversation.protocol.roles
+        name = roles[role].name if 0 <= role < len(roles) else str(role)
+        bound = conversation.mailboxes[role].agent if 0 <= role < len(roles) else None
+        where = f"conversation {show_id(conversation.conversation_id)}"
+        who = f"it is played by {bound!r}" if bound else "register with that role first"
+        return Refusal("not-a-player", f"{session.name!r} may not speak as {name!r} in {where}: {who}")
+
+    def _lease_lost(self, mailbox: Mailbox, fence: int) -> Refusal:
+        if fence == mailbox.revoked_fence:
+            return Refusal("superseded", "a bus event moved the conversation on; the turn was revoked")
+        return Refusal("lease-lost", "the delivery belongs to another lease; stop working on it")
+
+    def _is_message(self, conversation: Conversation, type: int) -> bool:
+        return NOTICE_TYPE < type < len(conversation.protocol.messages)
+
+    def _refuse_order(
+        self,
+        session: Session,
+        n: int,
+        conversation: Conversation,
+        mailbox: Mailbox,
+        type: int,
+        address: int,
+        epoch: int,
+    ) -> None:
+        state = self._state
+        if not self._is_message(conversation, type):
+            self.refuse(session, n, Refusal("malformed", f"no message type {type} in {conversation.protocol.name}"))
+        elif conversation.outcome is not None or conversation.was_allowed(mailbox, type, address, epoch):
+            facts = {"n": n, "conversation": conversation.conversation_id}
+            state.send(session, [int(Kind.NOTICE), "superseded", facts])
+            state.ledger.take(session, n, state.now)
+        else:
+            text = conversation.explain(mailbox, type)
+            self.refuse(session, n, Refusal("not-allowed", text, conversation.allowed(mailbox)))

@@ -1,0 +1,190 @@
+"""Sessions come and go: HELLO, HEARTBEAT, CREDIT, BYE, and those that fall silent."""
+
+from __future__ import annotations
+
+from bus.broker.admission import Admission
+from bus.broker.dispatch import Dispatch
+from bus.broker.history import History
+from bus.broker.mailbox import DeliveryState
+from bus.broker.registry import Session
+from bus.broker.state import Alarm, BrokerState
+from bus.errors import SpecError
+from bus.ids import derive_id
+from bus.spec.protocol import ScopeTable
+from bus.wire.record import WIRE_VERSION, Kind, Record, fits
+
+_PLAY_SHAPE = ((int,), (str,))
+_HELD_SHAPE = ((bytes,), (int,), (int,), (int,), (bytes,))
+MAX_CREDIT = 100_000  # more than this no agent can hold; bounds what a peer may ask for
+
+
+class HelloRefused(Exception):
+    """Why a HELLO cannot be taken; never leaves the broker."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+class Attendance:
+    """Registers sessions and notices when they are gone."""
+
+    def __init__(
+        self, state: BrokerState, history: History, dispatch: Dispatch, admission: Admission, *, secret: bytes
+    ) -> None:
+        self._state = state
+        self._history = history
+        self._dispatch = dispatch
+        self._admission = admission
+        self._secret = secret
+        self._n_tokens = 0
+
+    def hello(self, peer: bytes, record: Record) -> Session:
+        """Register the peer and answer WELCOME.
+
+        Raises:
+            HelloRefused: Another wire version, a source that is no protocol, or an unknown role; nothing changed.
+        """
+        _, version, name, instance, sources, plays, credit, held = record
+        if version != WIRE_VERSION:
+            raise HelloRefused("wire-version", f"expected wire version {WIRE_VERSION}, got {version}")
+        if not name or len(name) > 200:
+            raise HelloRefused("malformed", "expected an agent name of 1 to 200 characters")
+        state = self._state
+        digests = self._learn(sources)
+        roles = self._read_plays(digests, plays)
+        older = state.registry.find(name, instance)
+        kept: list[Record] = []
+        if older is not None:
+            self._leave(older, held)
+        self._n_tokens += 1
+        token = derive_id("token", self._secret, state.term, self._n_tokens, name)
+        session = Session(
+            peer=peer,
+            name=name,
+            instance=instance,
+            token=token,
+            credit=max(1, min(credit, MAX_CREDIT)),
+            now=state.now,
+        )
+        session.plays = roles
+        for digest in digests:
+            if digest not in session.protocols:
+                session.protocols[digest] = len(session.protocols)
+                session.numbers[session.protocols[digest]] = digest
+        state.registry.add(session)
+        kept = self._keep(session, held)
+        settings = {
+            "heartbeat_interval": state.settings.heartbeat_interval,
+            "lease": state.settings.lease,
+            "window": state.settings.window,
+        }
+        numbers = [session.protocols[digest] for digest in digests]
+        state.send(session, [int(Kind.WELCOME), state.term, token, numbers, kept, settings])
+        state.note("info", "agent.registered", agent=name, instance=instance, n_roles=len(roles))
+        self._dispatch.serve_waiting()
+        return session
+
+    def bye(self, session: Session) -> None:
+        """The peer leaves on purpose: its leases go back at once and no attempt counts (10)."""
+        self._dispatch.end_session(session, crashed=False)
+
+    def heard(self, token: bytes) -> bool:
+        """Note a heartbeat; return whether the session is known."""
+        session = self._state.registry.by_token.get(token)
+        if session is None:
+            return False
+        session.last_heard = self._state.now
+        return True
+
+    def end_silent(self) -> None:
+        """End the sessions of which nothing was heard for a lease (9)."""
+        state = self._state
+        for session in state.registry.sessions():
+            if state.now - session.last_heard > state.settings.lease:
+                state.note("warning", "lease.lost", agent=session.name, instance=session.instance)
+                self._dispatch.end_session(session, crashed=True)
+        state.agenda.add(state.now + state.settings.lease / 4, Alarm.LEASES)
+
+    def lose(self, name: str) -> None:
+        """Fire `lost: role` for everything that *name* is bound to, where the protocol has it (12)."""
+        state = self._state
+        if state.registry.is_live(name):
+            return
+        for conversation in list(state.conversations.values()):
+            for mailbox in conversation.mailboxes:
+                if mailbox.agent != name or mailbox.human or conversation.outcome is not None:
+                    continue
+                event = self._lost_event(conversation.tables.scopes, mailbox.machine.scopes[mailbox.at], mailbox.role)
+                if event is not None:
+                    self._admission.decide(["event", conversation.conversation_id, event])
+
+    # -- parts ----------------------------------------------------------------------------------------
+
+    def _lost_event(self, tables: tuple[ScopeTable, ...], scopes: tuple[int, ...], role: int) -> int | None:
+        for scope in reversed(scopes):
+            for lost, event in tables[scope].lost:
+                if lost == role:
+                    return event
+        return None
+
+    def _learn(self, sources: list[object]) -> list[str]:
+        state = self._state
+        digests = []
+        for source in sources:
+            if not isinstance(source, str):
+                raise HelloRefused("malformed", "expected protocol sources as text")
+            try:
+                protocol = self._history.add_protocol(source)
+            except SpecError as error:
+                raise HelloRefused("bad-protocol", str(error)) from error
+            if protocol.digest not in state.journaled_protocols:
+                state.journaled_protocols.add(protocol.digest)
+                state.ledger.journal(["protocol", source], session=None, n=0, urgent=False, now=state.now)
+            digests.append(protocol.digest)
+        return digests
+
+    def _read_plays(self, digests: list[str], plays: list[object]) -> frozenset[tuple[str, int]]:
+        roles = set()
+        for play in plays:
+            if not isinstance(play, list) or not fits(play, _PLAY_SHAPE) or not 0 <= play[0] < len(digests):
+                raise HelloRefused("malformed", "expected plays of [source index, role name]")
+            protocol = self._state.protocols[digests[play[0]]]
+            names = [role.name for role in protocol.roles]
+            if play[1] not in names:
+                text = f"expected a role of {protocol.name} ({', '.join(names)}), got {play[1]!r}"
+                raise HelloRefused("unknown-role", text)
+            roles.add((digests[play[0]], names.index(play[1])))
+        return frozenset(roles)
+
+    def _leave(self, older: Session, held: list[object]) -> None:
+        """End the older session of the same instance; it crashed unless it still holds what it was given."""
+        leases = {(entry[0], entry[1]) for entry in held if isinstance(entry, list) and len(entry) == 5}
+        for mailbox, conversation_id in list(older.mailboxes.items()):
+            if (conversation_id, mailbox.role) in leases:
+                self._dispatch.give_back(mailbox)
+        self._dispatch.end_session(older, crashed=any(mailbox.leased for mailbox in older.mailboxes))
+
+    def _keep(self, session: Session, held: list[object]) -> list[Record]:
+        """Let a reconnecting agent go on with the leases that nobody else took meanwhile (18)."""
+        kept: list[Record] = []
+        for entry in held:
+            if not isinstance(entry, list) or not fits(entry, _HELD_SHAPE):
+                raise HelloRefused(
+                    "malformed", "expected held leases of [conversation, role, fence, position, message id]"
+                )
+            conversation_id, role, fence, position, message_id = entry
+            conversation = self._state.conversations.get(conversation_id)
+            if conversation is None or not 0 <= role < len(conversation.mailboxes):
+                continue
+            mailbox = conversation.mailboxes[role]
+            oldest = mailbox.oldest()
+            if mailbox.session is not None or oldest is None or oldest.state is not DeliveryState.QUEUED:
+                continue
+            if mailbox.agent not in (None, session.name) or conversation.digest not in session.protocols:
+                continue
+            if (oldest.position, oldest.message_id) == (position, message_id):
+                self._dispatch.adopt(conversation, mailbox, session, fence)
+                kept.append([conversation_id, role])
+        return kept

@@ -1,0 +1,430 @@
+"""One conversation: where every role stands, and what each message or bus event does to all of them.
+
+``admit`` is the monitor's step: look the move up, step the sender, give the message to its
+receivers, then let the bus fire what has become due. Receivers step when their state expects the
+message; until then it waits, so that a handler only ever sees what its state expects (LANGUAGE.md,
+"The monitor"). Numbers in brackets name the rules of RULES.md.
+
+Knows neither sessions nor the journal; time comes in as an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
+
+from bus.broker.mailbox import Delivery, Mailbox
+from bus.ids import show_id
+from bus.spec.protocol import EventKind, Move, Protocol
+from bus.wire.codec import encode_body
+from bus.wire.record import NOTICE_TYPE, Record
+
+if TYPE_CHECKING:
+    from bus.broker.registry import Session
+
+FAILED = "failed"
+CANCELED = "canceled"
+_REMEMBERED_IDS = 65_536  # message ids kept in each of two generations, to recognise repetitions
+_TRANSCRIPT_ENTRIES = 10_000  # newest entries of a conversation that stay readable in memory
+
+
+class Parent(NamedTuple):
+    """The turn that opened a conversation by ``call`` (17)."""
+
+    conversation: bytes
+    role: int
+    position: int
+
+
+class Entry(NamedTuple):
+    """One journaled message or bus event of a conversation."""
+
+    sequence: int
+    epoch: int
+    sender: int
+    type: int
+    address: int
+    body: bytes
+    event: str
+
+
+class Conversation:
+    """The state of one conversation.
+
+    Attributes:
+        mailboxes: One a role, by index.
+        counters: Passes of loops and messages of streams so far, by index.
+        outcome: How it ended, or None while it lives.
+        touched: Mailboxes changed since the broker last looked; it schedules and serves them.
+        settled: (mailbox, n) pairs: n leased deliveries left the session's hands since the broker last looked.
+        revoked: (mailbox, fence) of leases that were taken back since then (5).
+        held: (session, record) pairs that wait for room (8).
+        is_retained: A calling turn may still read it again (17).
+        scope_started: scope → instant of the first role's entry.
+    """
+
+    __slots__ = (
+        "_new_ids", "_old_ids", "children", "conversation_id", "counters", "default_within", "digest", "epoch",
+        "held", "is_end_noted", "is_retained", "mailboxes", "opened_at", "opener", "outcome", "parent", "protocol",
+        "reason", "request_id", "revoked", "scope_scheduled_at", "scope_started", "sequence", "settled", "tables",
+        "touched", "transcript",
+    )  # fmt: skip
+
+    def __init__(
+        self, *, conversation_id: bytes, protocol: Protocol, opener: int, request_id: str, now: float,
+        default_within: float, parent: Parent | None = None,
+    ) -> None:  # fmt: skip
+        self.conversation_id = conversation_id
+        self.protocol = protocol
+        self.digest = protocol.digest
+        self.tables = protocol.tables
+        self.opener = opener
+        self.request_id = request_id
+        self.opened_at = now
+        self.default_within = default_within
+        self.parent = parent
+        self.children: set[bytes] = set()
+        self.mailboxes = [
+            Mailbox(machine, human=role.human)
+            for machine, role in zip(self.tables.machines, protocol.roles, strict=True)
+        ]
+        self.counters = [0] * len(self.tables.counters)
+        self.epoch = 0
+        self.sequence = 0
+        self.outcome: str | None = None
+        self.reason = ""
+        self._new_ids: set[bytes] = set()
+        self._old_ids: set[bytes] = set()
+        self.transcript: deque[Entry] = deque(maxlen=_TRANSCRIPT_ENTRIES)
+        self.touched: dict[Mailbox, None] = {}
+        self.settled: list[tuple[Mailbox, int]] = []
+        self.revoked: list[tuple[Mailbox, int]] = []
+        self.held: deque[tuple[Session, Record]] = deque()
+        self.is_retained = parent is not None
+        self.is_end_noted = False
+        self.scope_started: dict[int, float] = {}
+        self.scope_scheduled_at = inf
+        self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        opener = self.mailboxes[self.opener]
+        opener.involved = True
+        if self.parent is not None:
+            opener.history = []
+        for mailbox in self.mailboxes:
+            self._enter(mailbox, mailbox.at, now)
+            if mailbox is not opener and mailbox.machine.owes[mailbox.at]:
+                self._notify(mailbox, "opened", "opened", "", {})
+        self._fire_due(self.mailboxes, now)
+
+    # -- what may happen ------------------------------------------------------------------------------
+
+    def find_move(self, mailbox: Mailbox, type: int, address: int) -> Move | None:
+        """Return the move of sending *type* to *address* now, or None where the order forbids it."""
+        if self.outcome is not None:
+            return None
+        move = mailbox.machine.send[mailbox.at].get((type, address))
+        if move is not None and move.guards and self._exhausted(move.guards):
+            return None
+        return move
+
+    def _exhausted(self, guards: Iterable[int]) -> bool:
+        return any(self.counters[counter] >= self.tables.counters[counter].limit for counter in guards)
+
+    def was_allowed(self, mailbox: Mailbox, type: int, address: int, epoch: int) -> bool:
+        """Return whether a sender that had seen *epoch* was right to send this: superseded, no blame."""
+        epoch_before, state = mailbox.before
+        return epoch <= epoch_before < self.epoch and (type, address) in mailbox.machine.send[state]
+
+    def has_room(self, type: int, address: int, limit: int) -> bool:
+        """Return whether every receiver can take one more message of *type* (8)."""
+        window = self.protocol.messages[type].window
+        for role in self.tables.addresses[address]:
+            mailbox = self.mailboxes[role]
+            if len(mailbox) >= limit or (window is not None and mailbox.unsettled.get(type, 0) >= window):
+                return False
+        return True
+
+    def allowed(self, mailbox: Mailbox) -> list[dict[str, object]]:
+        """Return what the role may send now: ``{"type": name, "to": [roles]}``, sorted by name."""
+        roles = self.protocol.roles
+        moves = mailbox.machine.send[mailbox.at] if self.outcome is None else {}
+        found: list[dict[str, object]] = [
+            {
+                "type": self.protocol.messages[type].name,
+                "to": [roles[role].name for role in self.tables.addresses[address]],
+            }
+            for (type, address), move in moves.items()
+            if not self._exhausted(move.guards)
+        ]
+        return sorted(found, key=lambda entry: (str(entry["type"]), str(entry["to"])))
+
+    def explain(self, mailbox: Mailbox, type: int) -> str:
+        """Return the sentence that refuses *type*: expected, got, where, what to do."""
+        names = [f"{entry['type']} to {', '.join(entry['to'])}" for entry in self.allowed(mailbox)]  # type: ignore[arg-type]  # our own dicts
+        if self.outcome is not None:
+            hint = f"the conversation ended as {self.outcome!r}; start a new one"
+        elif names:
+            hint = f"allowed here: {'; '.join(names)}"
+        else:
+            hint = "allowed here: nothing; wait for the next message"
+        return (
+            f"{self.protocol.roles[mailbox.role].name} may not send {self.protocol.messages[type].name!r} now in "
+            f"{self.protocol.name}@{self.protocol.version} (conversation {show_id(self.conversation_id)}): {hint}"
+        )
+
+    # -- what happens ---------------------------------------------------------------------------------
+
+    def has_seen(self, message_id: bytes) -> bool:
+        """Return whether a message of this id was admitted before."""
+        return message_id in self._new_ids or message_id in self._old_ids
+
+    def admit(
+        self,
+        mailbox: Mailbox,
+        *,
+        type: int,
+        address: int,
+        message_id: bytes,
+        body: bytes,
+        trace: str | None,
+        now: float,
+    ) -> None:
+        """Take the message into the conversation; the caller has found its move and journals it.
+
+        Raises:
+            KeyError: The role may not send this now; the caller has not asked ``find_move``.
+        """
+        move = mailbox.machine.send[mailbox.at][type, address]
+        for counter in move.resets:
+            self.counters[counter] = 0
+        for counter in move.counts:
+            self.counters[counter] += 1
+        self._remember(message_id)
+        self.sequence += 1
+        mailbox.involved = True
+        self.transcript.append(Entry(self.sequence, self.epoch, mailbox.role, type, address, body, ""))
+        if move.interrupt >= 0:
+            self._fire(move.interrupt, now, raiser=mailbox, message=(type, address, message_id, body, trace))
+            return
+        self._step(mailbox, move, now)
+        stepped = [mailbox]
+        for role in self.tables.addresses[address]:
+            receiver = self.mailboxes[role]
+            delivery = Delivery(
+                type=type, sender=mailbox.role, sequence=self.sequence, message_id=message_id, body=body,
+                trace=trace, scopes=move.scopes,
+            )  # fmt: skip
+            self._give(receiver, delivery, now)
+            stepped.append(receiver)
+        self._fire_due(stepped, now)
+
+    def fire(self, event: int, now: float) -> None:
+        """Let the bus event happen: a deadline, a timeout, a lost or failed role."""
+        self._fire(event, now)
+
+    def close(self, outcome: str, reason: str, now: float) -> None:
+        """End the conversation from outside its own steps: failed or canceled; undelivered messages are dropped."""
+        self.epoch += 1
+        self.sequence += 1
+        self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", outcome))
+        for mailbox in self.mailboxes:
+            self._revoke(mailbox, mailbox.discard_all())
+            mailbox.before = (self.epoch - 1, mailbox.at)
+            mailbox.epoch = self.epoch
+        self._end(outcome, reason)
+
+    def retry(self, mailbox: Mailbox, now: float) -> None:
+        """Begin the role's deadline again and deliver once more what it was answering; counts as no attempt (19)."""
+        retries = mailbox.retries + 1
+        self._start_timer(mailbox, mailbox.timer, now)
+        mailbox.retries = retries
+        self.end_lease(mailbox)
+        self.touched[mailbox] = None
+
+    def end_lease(self, mailbox: Mailbox) -> None:
+        """Take the mailbox's deliveries out of its session's hands; what is unsettled is queued again."""
+        if mailbox.leased:
+            self.revoked.append((mailbox, mailbox.fence))
+            self.settled.append((mailbox, len(mailbox.leased)))
+            mailbox.release()
+
+    def _remember(self, message_id: bytes) -> None:
+        self._new_ids.add(message_id)
+        if len(self._new_ids) >= _REMEMBERED_IDS:
+            self._old_ids = self._new_ids
+            self._new_ids = set()
+
+    def _step(self, mailbox: Mailbox, move: Move, now: float) -> None:
+        self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
+        if mailbox.early:
+            self._expect_early(mailbox, now)
+
+    def _give(self, mailbox: Mailbox, delivery: Delivery, now: float) -> None:
+        """Put *delivery* before the role: at once where its state expects it, else as early."""
+        if self.protocol.messages[delivery.type].window is not None:
+            mailbox.unsettled[delivery.type] = mailbox.unsettled.get(delivery.type, 0) + 1
+        move = mailbox.machine.receive[mailbox.at].get((delivery.sender, delivery.type))
+        if move is None:
+            mailbox.early.append(delivery)
+            self.touched[mailbox] = None
+            return
+        self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
+        mailbox.take_in(delivery)
+        if mailbox.early:
+            self._expect_early(mailbox, now)
+
+    def _expect_early(self, mailbox: Mailbox, now: float) -> None:
+        """Take in whatever the state now expects of what came early, in order of arrival."""
+        index = 0
+        while index < len(mailbox.early):
+            delivery = mailbox.early[index]
+            move = mailbox.machine.receive[mailbox.at].get((delivery.sender, delivery.type))
+            if move is None:
+                index += 1
+                continue
+            del mailbox.early[index]
+            self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
+            mailbox.take_in(delivery)
+            index = 0
+
+    def _enter(self, mailbox: Mailbox, state: int, now: float, *, keeps_timer: bool = False) -> None:
+        """Put the role into *state* and start or stop its deadline and its scopes' clocks."""
+        machine = mailbox.machine
+        old = mailbox.at
+        mailbox.at = state
+        self.touched[mailbox] = None
+        timer = machine.timer[state]
+        if not (keeps_timer and timer == mailbox.timer):
+            self._start_timer(mailbox, timer, now)
+        if machine.scopes[state] is not machine.scopes[old] or not self.sequence:
+            self._watch_scopes(machine.scopes[state], now)
+
+    def _start_timer(self, mailbox: Mailbox, timer: int, now: float) -> None:
+        mailbox.timer = timer
+        mailbox.retries = 0
+        mailbox.remind_at = inf
+        if timer < 0:
+            mailbox.deadline = inf
+            return
+        entry = self.tables.timers[timer]
+        mailbox.deadline = now + (self.default_within if entry.within is None else entry.within)
+        if entry.remind is not None:
+            mailbox.remind_at = now + entry.remind
+
+    def _watch_scopes(self, entered: tuple[int, ...], now: float) -> None:
+        for scope in entered:
+            if scope not in self.scope_started:
+                self.scope_started[scope] = now
+        inside = {scope for mailbox in self.mailboxes for scope in mailbox.machine.scopes[mailbox.at]}
+        for scope in [scope for scope in self.scope_started if scope not in inside]:
+            del self.scope_started[scope]
+
+    def next_scope_timeout(self) -> tuple[float, int] | None:
+        """Return the next (instant, event) at which a scope's time is up, or None."""
+        if not self.scope_started or self.outcome is not None:
+            return None
+        due = [
+            (started + seconds, event)
+            for scope, started in self.scope_started.items()
+            for seconds, event in self.tables.scopes[scope].timeouts
+        ]
+        return min(due, default=None)
+
+    # -- bus events -----------------------------------------------------------------------------------
+
+    def _fire_due(self, stepped: Iterable[Mailbox], now: float) -> None:
+        """Fire the END or MAX event that every role's state has come to admit."""
+        for mailbox in stepped:
+            for event in mailbox.machine.due[mailbox.at]:
+                counter = self.tables.events[event].counter
+                if counter >= 0 and self.counters[counter] < self.tables.counters[counter].limit:
+                    continue
+                if self.outcome is None and all(event in one.machine.bus[one.at] for one in self.mailboxes):
+                    self._fire(event, now)
+                    return
+
+    def _fire(
+        self, number: int, now: float, *, raiser: Mailbox | None = None,
+        message: tuple[int, int, bytes, bytes, str | None] | None = None,
+    ) -> None:  # fmt: skip
+        """Move every role that knows the event, at once: one event, one epoch, one decision for all."""
+        event = self.tables.events[number]
+        self.epoch += 1
+        if message is None:
+            self.sequence += 1
+            self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", event.name))
+        receivers = self.tables.addresses[message[1]] if message is not None else ()
+        moved: list[Mailbox] = []
+        for mailbox in self.mailboxes:
+            state = mailbox.machine.bus[mailbox.at].get(number)
+            if state is None:
+                continue
+            moved.append(mailbox)
+            mailbox.before = (self.epoch - 1, mailbox.at)
+            if event.discards:
+                self._close_scope(mailbox, event.scope)
+            elif event.kind is EventKind.ELSE and event.role == mailbox.role:
+                self._revoke(mailbox, mailbox.discard_oldest())
+            mailbox.epoch = self.epoch
+            self._enter(mailbox, state, now)
+            if message is not None and mailbox.role in receivers:
+                type, _, message_id, body, trace = message
+                assert raiser is not None
+                delivery = Delivery(
+                    type=type,
+                    sender=raiser.role,
+                    sequence=self.sequence,
+                    message_id=message_id,
+                    body=body,
+                    trace=trace,
+                )
+                mailbox.take_in(delivery)
+            elif event.kind is not EventKind.END and mailbox is not raiser:
+                self._notify(mailbox, event.kind.value, event.name, event.step, self._facts(number))
+            if mailbox.early:
+                self._expect_early(mailbox, now)
+        if event.kind is EventKind.END:
+            self._end(event.outcome or FAILED, "")
+        else:
+            self._fire_due(moved, now)
+
+    def _facts(self, number: int) -> dict[str, object]:
+        event = self.tables.events[number]
+        role = self.protocol.roles[event.role].name if event.role >= 0 else None
+        scope = self.tables.scopes[event.scope].name if event.scope >= 0 else None
+        return {"role": role, "scope": scope}
+
+    def _close_scope(self, mailbox: Mailbox, scope: int) -> None:
+        """Drop what belongs to the scope; an open turn that stands in it is revoked and settled (5)."""
+        stands_inside = len(mailbox.leased) == 1 and not mailbox.queued
+        n_leased = mailbox.discard(scope)
+        if stands_inside and not n_leased:
+            n_leased = mailbox.discard_oldest()
+        self._revoke(mailbox, n_leased)
+
+    def _revoke(self, mailbox: Mailbox, n_leased: int) -> None:
+        if n_leased:
+            self.revoked.append((mailbox, mailbox.fence))
+            self.settled.append((mailbox, n_leased))
+
+    def _notify(self, mailbox: Mailbox, kind: str, name: str, step: str, facts: dict[str, object]) -> None:
+        """Queue a notice, a built-in delivery, to a role that takes part (6)."""
+        if not mailbox.involved and kind != "opened":
+            return
+        body = encode_body({"kind": kind, "name": name, "step": step, **facts})
+        notice = Delivery(type=NOTICE_TYPE, sender=-1, sequence=self.sequence, message_id=b"", body=body)
+        mailbox.take_in(notice)
+        self.touched[mailbox] = None
+
+    def _end(self, outcome: str, reason: str) -> None:
+        self.outcome = outcome
+        self.reason = reason
+        self.scope_started.clear()
+        for mailbox in self.mailboxes:
+            mailbox.timer = -1
+            mailbox.deadline = mailbox.remind_at = inf
+            self._notify(mailbox, "end", outcome, "", {"outcome": outcome, "reason": reason})
+            self.touched[mailbox] = None

@@ -1,0 +1,276 @@
+"""Who is handed what: mailboxes leased to sessions, deliveries within their credit, leases taken back."""
+
+from __future__ import annotations
+
+from math import inf
+
+from bus.broker.conversation import Conversation
+from bus.broker.mailbox import Delivery, DeliveryState, Mailbox
+from bus.broker.registry import Session
+from bus.broker.state import FINISHED_CONVERSATIONS, Alarm, BrokerState
+from bus.ids import show_id
+from bus.spec.protocol import Delivery as DeliveryClass
+from bus.wire.record import Kind, Record
+
+
+class Dispatch:
+    """Hands deliveries out and takes leases back."""
+
+    def __init__(self, state: BrokerState) -> None:
+        self._state = state
+
+    def serve_touched(self, conversation: Conversation) -> None:
+        """Act on what has changed in *conversation*: revoked leases, deadlines, deliveries, its end."""
+        while conversation.revoked or conversation.settled or conversation.touched:
+            self._take_back(conversation)
+            touched = list(conversation.touched)
+            conversation.touched.clear()
+            for mailbox in touched:
+                self._schedule(conversation, mailbox)
+                if mailbox.queued:
+                    self.serve(conversation, mailbox)
+        timeout = conversation.next_scope_timeout() if conversation.scope_started else None
+        if timeout is not None and timeout[0] < inf:
+            self._schedule_scope(conversation, timeout[0])
+        if conversation.outcome is not None:
+            self._retire(conversation)
+
+    def serve(self, conversation: Conversation, mailbox: Mailbox) -> None:
+        """Deliver what is queued, as far as a live session has credit."""
+        state = self._state
+        session = mailbox.session
+        if session is None:
+            session = self._find_session(conversation, mailbox)
+            if session is None:
+                state.waiting[mailbox] = conversation
+                self._tell_nobody(conversation, mailbox)
+                return
+            self.lease(conversation, mailbox, session)
+        if mailbox.not_before > state.now or self._is_held_back(session.name, mailbox):
+            return
+        queued = mailbox.queued
+        while queued and queued[0].state is DeliveryState.QUEUED:
+            if session.credit <= 0:
+                session.starved[mailbox] = conversation.conversation_id
+                return
+            session.credit -= 1
+            delivery = queued.popleft()
+            delivery.move("lease")
+            first = not mailbox.leased and delivery.position > mailbox.settled and mailbox.told_fence != mailbox.fence
+            mailbox.leased.append(delivery)
+            self._deliver(conversation, mailbox, session, delivery, with_saved=first)
+
+    def lease(self, conversation: Conversation, mailbox: Mailbox, session: Session) -> None:
+        """Give the mailbox to *session* under a new fence."""
+        mailbox.session = session
+        mailbox.fence = self._state.new_fence()
+        session.mailboxes[mailbox] = conversation.conversation_id
+        self._state.waiting.pop(mailbox, None)
+
+    def adopt(self, conversation: Conversation, mailbox: Mailbox, session: Session, fence: int) -> None:
+        """Let *session* go on with a lease that it held before the broker restarted (RULES.md 18)."""
+        mailbox.session = session
+        mailbox.fence = mailbox.told_fence = fence
+        session.mailboxes[mailbox] = conversation.conversation_id
+        self._state.waiting.pop(mailbox, None)
+        delivery = mailbox.queued.popleft()
+        delivery.move("lease")
+        mailbox.leased.append(delivery)
+        session.credit -= 1
+
+    def give_back(self, mailbox: Mailbox, *, crashed: bool = False) -> None:
+        """End the lease of *mailbox*; what was delivered and not settled waits for another."""
+        session = mailbox.session
+        n_leased = len(mailbox.leased)
+        mailbox.release(count_attempt=crashed)
+        mailbox.session = None
+        if session is not None:
+            session.credit += n_leased
+            session.mailboxes.pop(mailbox, None)
+            session.starved.pop(mailbox, None)
+
+    def feed(self, session: Session) -> None:
+        """Serve the mailboxes that wait for the session's credit."""
+        while session.starved and session.credit > 0:
+            mailbox, conversation_id = next(iter(session.starved.items()))
+            del session.starved[mailbox]
+            conversation = self._state.conversations.get(conversation_id)
+            if conversation is not None:
+                self.serve(conversation, mailbox)
+
+    def serve_waiting(self) -> None:
+        """Try the mailboxes that nobody could take, after somebody came."""
+        for mailbox, conversation in list(self._state.waiting.items()):
+            self.serve(conversation, mailbox)
+
+    def cleared(self, name: str, mailbox: Mailbox) -> None:
+        """Let the next suspect of *name* through: this one has committed or outlived a lease (RULES.md 10)."""
+        suspects = self._state.suspects.get(name)
+        if suspects is None or mailbox not in suspects:
+            return
+        del suspects[mailbox]
+        if not suspects:
+            del self._state.suspects[name]
+            return
+        following, conversation = next(iter(suspects.items()))
+        self.serve(conversation, following)
+
+    def end_session(self, session: Session, *, crashed: bool) -> None:
+        """Take everything back from a session that left, died or was replaced."""
+        state = self._state
+        state.registry.remove(session, now=state.now)
+        state.ledger.forget(session)
+        conversations: dict[Conversation, None] = {}
+        for mailbox, conversation_id in list(session.mailboxes.items()):
+            conversation = state.conversations.get(conversation_id)
+            if crashed and mailbox.leased and conversation is not None:
+                state.suspects.setdefault(session.name, {})[mailbox] = conversation
+            self.give_back(mailbox, crashed=crashed)
+            if conversation is not None:
+                conversation.held = type(conversation.held)(e for e in conversation.held if e[0] is not session)
+                conversations[conversation] = None
+                conversation.touched[mailbox] = None
+        for conversation in conversations:
+            self.serve_touched(conversation)
+        if not state.registry.is_live(session.name):
+            state.agenda.add(state.now + state.settings.lost_after, Alarm.LOST, session.name)
+        event = "agent.lost" if crashed else "agent.left"
+        state.note("warning" if crashed else "info", event, agent=session.name, instance=session.instance)
+
+    def deliver_lossy(self, conversation: Conversation, role: int, record: Record) -> None:
+        """Hand an at-most-once message to *role*: now, as the newest one later, or never."""
+        session = conversation.mailboxes[role].session
+        if session is None:
+            return
+        if session.lossy_credit <= 0:
+            session.newest[conversation.conversation_id, role, record[8]] = record
+            return
+        session.lossy_credit -= 1
+        self._state.send(session, record)
+
+    def deliver_newest(self, session: Session) -> None:
+        """Hand out the newest at-most-once messages that waited for credit."""
+        while session.newest and session.lossy_credit > 0:
+            session.lossy_credit -= 1
+            self._state.send(session, session.newest.pop(next(iter(session.newest))))
+
+    # -- parts ----------------------------------------------------------------------------------------
+
+    def _deliver(
+        self,
+        conversation: Conversation,
+        mailbox: Mailbox,
+        session: Session,
+        delivery: Delivery,
+        *,
+        with_saved: bool,
+    ) -> None:
+        mailbox.told_fence = mailbox.fence
+        is_oldest = delivery is mailbox.leased[0]
+        record: Record = [
+            int(Kind.DELIVER), conversation.conversation_id, session.protocols[conversation.digest], mailbox.role,
+            mailbox.fence, delivery.position, delivery.attempt, mailbox.commits if is_oldest else 0, delivery.type,
+            delivery.sender, delivery.epoch, delivery.sequence, delivery.state_after, self.remaining(mailbox),
+            delivery.trace, delivery.message_id, mailbox.saved if with_saved else None, delivery.body,
+        ]  # fmt: skip
+        # Who plays nothing is a script: what it reads it may print, so it reads only what is on disk.
+        waits = session.n_waiting > 0 or (
+            not session.plays
+            and delivery.type >= 0
+            and conversation.protocol.messages[delivery.type].delivery is DeliveryClass.DURABLE
+        )
+        if waits:
+            self._state.ledger.send_synced(session, record)
+        else:
+            self._state.ledger.send(session, record)
+
+    def remaining(self, mailbox: Mailbox) -> float | None:
+        """Return the seconds until the role is late, or None where it need not act."""
+        return None if mailbox.deadline == inf else max(0.0, mailbox.deadline - self._state.now)
+
+    def _find_session(self, conversation: Conversation, mailbox: Mailbox) -> Session | None:
+        names = (mailbox.agent,) if mailbox.agent is not None else mailbox.offered
+        return self._state.registry.player(conversation.digest, mailbox.role, names=names)
+
+    def _is_held_back(self, name: str, mailbox: Mailbox) -> bool:
+        suspects = self._state.suspects.get(name)
+        if suspects is None or mailbox not in suspects:
+            return False
+        if next(iter(suspects)) is not mailbox:
+            return True
+        state = self._state
+        state.agenda.add(state.now + state.settings.lease, Alarm.RETRY, (suspects[mailbox], mailbox, mailbox.fence))
+        return False
+
+    def _take_back(self, conversation: Conversation) -> None:
+        """Carry out revocations: tell the session, return its credit, put the rest under a new fence (RULES.md 5)."""
+        state = self._state
+        settled, conversation.settled = conversation.settled, []
+        for mailbox, n_leased in settled:
+            if mailbox.session is not None:
+                mailbox.session.credit += n_leased
+                self.cleared(mailbox.session.name, mailbox)
+                if mailbox.session.starved:
+                    self.feed(mailbox.session)
+        revoked, conversation.revoked = conversation.revoked, []
+        for mailbox, fence in revoked:
+            mailbox.revoked_fence = fence
+            session = mailbox.session
+            if session is None:
+                continue
+            facts = {"conversation": conversation.conversation_id, "role": mailbox.role, "fence": fence}
+            state.send(session, [int(Kind.NOTICE), "revoked", facts])
+            session.credit += len(mailbox.leased)
+            mailbox.release()
+            mailbox.fence = state.new_fence()
+            self.cleared(session.name, mailbox)
+            conversation.touched[mailbox] = None
+
+    def _schedule(self, conversation: Conversation, mailbox: Mailbox) -> None:
+        at = min(mailbox.deadline, mailbox.remind_at)
+        if at < mailbox.scheduled_at:
+            mailbox.scheduled_at = at
+            self._state.agenda.add(at, Alarm.DEADLINE, (conversation, mailbox))
+
+    def _schedule_scope(self, conversation: Conversation, at: float) -> None:
+        if at < conversation.scope_scheduled_at:
+            conversation.scope_scheduled_at = at
+            self._state.agenda.add(at, Alarm.SCOPE, conversation)
+
+    def _tell_nobody(self, conversation: Conversation, mailbox: Mailbox) -> None:
+        """Tell the others, once, that nobody who plays the role is live (RULES.md 14)."""
+        if mailbox.told_nobody or mailbox.human or conversation.outcome is not None:
+            return
+        mailbox.told_nobody = True
+        role = conversation.protocol.roles[mailbox.role].name
+        facts = {"conversation": conversation.conversation_id, "role": role}
+        for other in conversation.mailboxes:
+            if other.session is not None:
+                self._state.send(other.session, [int(Kind.NOTICE), "nobody-plays", facts])
+        self._state.note(
+            "warning", "delivery.waiting", conversation_id=show_id(conversation.conversation_id), role=role
+        )
+
+    def _retire(self, conversation: Conversation) -> None:
+        """Move an ended conversation to the finished ones once all who took part have heard of its end."""
+        if conversation.is_retained:
+            return
+        for mailbox in conversation.mailboxes:
+            if len(mailbox) and (mailbox.session is not None or (mailbox.agent is not None and not mailbox.human)):
+                return
+        self.retire(conversation)
+
+    def retire(self, conversation: Conversation) -> None:
+        """Forget who was to hear of the conversation's end; it stays readable."""
+        state = self._state
+        for mailbox in conversation.mailboxes:
+            state.waiting.pop(mailbox, None)
+            if mailbox.session is not None:
+                mailbox.session.mailboxes.pop(mailbox, None)
+                mailbox.session.starved.pop(mailbox, None)
+                mailbox.session = None
+        if state.conversations.pop(conversation.conversation_id, None) is None:
+            return
+        state.finished[conversation.conversation_id] = conversation
+        if len(state.finished) > FINISHED_CONVERSATIONS:
+            state.finished.popitem(last=False)

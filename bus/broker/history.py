@@ -1,0 +1,248 @@
+"""What journal rows do to the broker's state; the same code decides live and replays after a restart.
+
+A row is what was decided, not what was asked: replaying all rows in order, each at the bus time at
+which it was journaled, rebuilds every conversation. Bus events that follow from a message by the
+protocol's tables (`end`, `max`, interrupts) follow again and are not journaled on their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bus.broker.conversation import CANCELED, FAILED, Conversation, Parent
+from bus.broker.mailbox import Mailbox
+from bus.broker.state import Alarm, BrokerState
+from bus.ids import show_id
+from bus.spec.compile import compile_protocol
+from bus.spec.protocol import Protocol
+from bus.wire.record import Record
+
+
+class History:
+    """Applies rows. Every method below takes the row's fields after its name, and returns what it changed."""
+
+    def __init__(self, state: BrokerState) -> None:
+        self._state = state
+        self._apply: dict[str, Callable[..., list[Conversation]]] = {
+            "protocol": self._protocol,
+            "open": self._open,
+            "message": self._message,
+            "commit": self._commit,
+            "handled": self._handled,
+            "event": self._event,
+            "retry": self._retry,
+            "close": self._close,
+            "dead": self._dead,
+            "requeue": self._requeue,
+            "drop": self._drop,
+            "clock": list,
+        }
+
+    def apply(self, row: Record) -> list[Conversation]:
+        """Carry out *row* at the state's present instant; return the conversations to serve."""
+        changed = self._apply[row[0]](*row[1:])
+        for conversation in changed:
+            if conversation.outcome is not None:
+                self._note_end(conversation)
+        return changed
+
+    def add_protocol(self, source: str) -> Protocol:
+        """Compile *source* and keep it for conversations to come.
+
+        Raises:
+            SpecError: *source* is no protocol.
+        """
+        protocol = compile_protocol(source)
+        self._state.protocols[protocol.digest] = protocol
+        return protocol
+
+    # -- rows -----------------------------------------------------------------------------------------
+
+    def _protocol(self, source: str) -> list[Conversation]:
+        protocol = self.add_protocol(source)
+        self._state.journaled_protocols.add(protocol.digest)
+        return []
+
+    def _open(
+        self, conversation_id: bytes, digest: str, role: int, agent: str, request_id: str,
+        bindings: dict[str, list[str]], parent: list[object] | None,
+    ) -> list[Conversation]:  # fmt: skip
+        state = self._state
+        protocol = state.protocols[digest]
+        conversation = Conversation(
+            conversation_id=conversation_id, protocol=protocol, opener=role, request_id=request_id, now=state.now,
+            default_within=state.settings.within, parent=Parent(*parent) if parent else None,  # type: ignore[arg-type]  # checked at OPEN
+        )  # fmt: skip
+        conversation.mailboxes[role].agent = agent
+        for name, agents in bindings.items():
+            conversation.mailboxes[protocol.role_index(name)].offered = tuple(agents)
+        state.conversations[conversation_id] = conversation
+        if conversation.parent is not None:
+            caller = state.conversations.get(conversation.parent.conversation)
+            if caller is not None:
+                caller.children.add(conversation_id)
+        state.note("info", "conversation.opened", conversation_id=show_id(conversation_id), protocol=protocol.name)
+        return [conversation]
+
+    def _message(
+        self, conversation_id: bytes, role: int, agent: str, message_id: bytes, type: int, address: int,
+        trace: str | None, body: bytes,
+    ) -> list[Conversation]:  # fmt: skip
+        conversation = self._state.conversations[conversation_id]
+        mailbox = conversation.mailboxes[role]
+        mailbox.agent = agent
+        conversation.admit(
+            mailbox,
+            type=type,
+            address=address,
+            message_id=message_id,
+            body=body,
+            trace=trace,
+            now=self._state.now,
+        )
+        return self._with_children(conversation)
+
+    def _commit(
+        self, conversation_id: bytes, role: int, agent: str, fence: int, position: int, commit: int, settles: bool,
+        sends: list[Record], saved: bytes | None,
+    ) -> list[Conversation]:  # fmt: skip
+        conversation = self._state.conversations[conversation_id]
+        mailbox = conversation.mailboxes[role]
+        self._bind(mailbox, agent, fence)
+        mailbox.commits = commit + 1
+        if saved is not None:
+            mailbox.saved = saved
+        for message_id, type, address, trace, body in sends:
+            if conversation.find_move(mailbox, type, address) is None:
+                # An earlier send of this very turn made the bus act (a loop's `max`, the end): superseded.
+                break
+            conversation.admit(
+                mailbox,
+                type=type,
+                address=address,
+                message_id=message_id,
+                body=body,
+                trace=trace,
+                now=self._state.now,
+            )
+        if settles:
+            return self._settle(conversation, mailbox, position)
+        return self._with_children(conversation)
+
+    def _handled(self, conversation_id: bytes, role: int, agent: str, fence: int, position: int) -> list[Conversation]:
+        conversation = self._state.conversations.get(conversation_id)
+        if conversation is None:
+            return []
+        mailbox = conversation.mailboxes[role]
+        self._bind(mailbox, agent, fence)
+        return self._settle(conversation, mailbox, position)
+
+    def _event(self, conversation_id: bytes, event: int) -> list[Conversation]:
+        conversation = self._state.conversations[conversation_id]
+        conversation.fire(event, self._state.now)
+        return self._with_children(conversation)
+
+    def _retry(self, conversation_id: bytes, role: int) -> list[Conversation]:
+        """A deadline passed with a `retry` left: the message being answered is delivered again (19)."""
+        conversation = self._state.conversations[conversation_id]
+        conversation.retry(conversation.mailboxes[role], self._state.now)
+        return [conversation]
+
+    def _close(self, conversation_id: bytes, outcome: str, reason: str) -> list[Conversation]:
+        conversation = self._state.conversations[conversation_id]
+        conversation.close(outcome, reason, self._state.now)
+        return self._with_children(conversation)
+
+    def _dead(self, conversation_id: bytes, role: int, code: str, detail: str) -> list[Conversation]:
+        conversation = self._state.conversations[conversation_id]
+        mailbox = conversation.mailboxes[role]
+        conversation.end_lease(mailbox)
+        delivery = mailbox.bury(code, detail)
+        state = self._state
+        state.note(
+            "error", "delivery.dead", conversation_id=show_id(conversation_id), code=code, detail=detail,
+            role=conversation.protocol.roles[role].name, position=delivery.position,
+        )  # fmt: skip
+        if conversation.outcome is not None:
+            return self._settle(conversation, mailbox, delivery.position)
+        for scope in reversed(mailbox.machine.scopes[mailbox.at]):
+            for failed, event in conversation.tables.scopes[scope].failed:
+                if failed == role:
+                    conversation.fire(event, state.now)
+                    return self._with_children(conversation)
+        if mailbox.timer < 0:
+            who = conversation.protocol.roles[role].name
+            conversation.close(FAILED, f"{who} could not handle its message: {code}: {detail}", state.now)
+        return self._with_children(conversation)
+
+    def _requeue(self, conversation_id: bytes, role: int) -> list[Conversation]:
+        conversation = self._state.conversations[conversation_id]
+        delivery = conversation.mailboxes[role].queued[0]
+        delivery.move("requeue")
+        delivery.attempt = 1
+        delivery.reason = None
+        conversation.touched[conversation.mailboxes[role]] = None
+        return [conversation]
+
+    def _drop(self, conversation_id: bytes, role: int) -> list[Conversation]:
+        conversation = self._state.conversations[conversation_id]
+        mailbox = conversation.mailboxes[role]
+        return self._settle(conversation, mailbox, mailbox.queued[0].position)
+
+    # -- parts ----------------------------------------------------------------------------------------
+
+    def _bind(self, mailbox: Mailbox, agent: str, fence: int) -> None:
+        mailbox.agent = agent
+        mailbox.involved = True
+        mailbox.commit_fence = fence
+        if mailbox.session is None and fence > mailbox.fence:
+            mailbox.fence = fence
+
+    def _settle(self, conversation: Conversation, mailbox: Mailbox, position: int) -> list[Conversation]:
+        n_leased = mailbox.settle_through(position)
+        conversation.settled.append((mailbox, n_leased))
+        conversation.touched[mailbox] = None
+        changed = [conversation]
+        for child in self._children(conversation):
+            assert child.parent is not None
+            if child.parent.role == mailbox.role and child.parent.position <= position:
+                changed += self._let_go(conversation, child)
+        return changed + self._with_children(conversation)[1:]
+
+    def _with_children(self, conversation: Conversation) -> list[Conversation]:
+        """Return the conversation and, where it has ended, its children, which end with it (2)."""
+        changed = [conversation]
+        if conversation.outcome is not None:
+            for child in self._children(conversation):
+                changed += self._let_go(conversation, child)
+        return changed
+
+    def _children(self, conversation: Conversation) -> list[Conversation]:
+        if not conversation.children:
+            return []
+        found = (self._state.find(child) for child in conversation.children)
+        return [child for child in found if child is not None]
+
+    def _let_go(self, parent: Conversation, child: Conversation) -> list[Conversation]:
+        """The calling turn is over: a child still running is canceled, its messages need not be read again (17)."""
+        parent.children.discard(child.conversation_id)
+        child.mailboxes[child.opener].history = None
+        child.is_retained = False
+        changed = [child]
+        if child.outcome is None:
+            child.close(CANCELED, "the turn that called it is over", self._state.now)
+            changed += self._with_children(child)[1:]
+        child.touched[child.mailboxes[child.opener]] = None
+        return changed
+
+    def _note_end(self, conversation: Conversation) -> None:
+        if conversation.is_end_noted:
+            return
+        conversation.is_end_noted = True
+        state = self._state
+        state.agenda.add(state.now + state.settings.lost_after, Alarm.RETIRE, conversation)
+        state.note(
+            "info", "conversation.ended", conversation_id=show_id(conversation.conversation_id),
+            protocol=conversation.protocol.name, outcome=conversation.outcome, reason=conversation.reason,
+            messages=conversation.sequence, seconds=round(state.now - conversation.opened_at, 3),
+        )  # fmt: skip

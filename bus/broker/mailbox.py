@@ -1,0 +1,270 @@
+"""The mailbox: what one role of one conversation has been given and has not settled yet.
+
+Deliveries are numbered by position, 1, 2, 3 … as the role's machine takes them in; the number is
+never given again. Messages that the role's state does not expect yet wait as *early*. One session
+at a time holds the mailbox under a lease, whose fence every commit must name.
+
+The mailbox knows neither the broker nor time beyond the instants that it is handed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import StrEnum
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bus.broker.registry import Session
+    from bus.spec.protocol import Machine
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands."""
+
+    EARLY = "early"  # accepted, but the role's state does not expect it yet
+    QUEUED = "queued"
+    LEASED = "leased"
+    ACKED = "acked"
+    DEAD = "dead"
+    DISCARDED = "discarded"
+
+
+DELIVERY_TRANSITIONS = {
+    (DeliveryState.EARLY, "expect"): DeliveryState.QUEUED,
+    (DeliveryState.EARLY, "discard"): DeliveryState.DISCARDED,
+    (DeliveryState.QUEUED, "lease"): DeliveryState.LEASED,
+    (DeliveryState.QUEUED, "settle"): DeliveryState.ACKED,  # a person's answer, and replay
+    (DeliveryState.QUEUED, "discard"): DeliveryState.DISCARDED,
+    (DeliveryState.LEASED, "settle"): DeliveryState.ACKED,
+    (DeliveryState.LEASED, "release"): DeliveryState.QUEUED,
+    (DeliveryState.LEASED, "discard"): DeliveryState.DISCARDED,
+    (DeliveryState.QUEUED, "bury"): DeliveryState.DEAD,
+    (DeliveryState.DEAD, "requeue"): DeliveryState.QUEUED,
+    (DeliveryState.DEAD, "settle"): DeliveryState.ACKED,  # dropped by a person
+    (DeliveryState.DEAD, "discard"): DeliveryState.DISCARDED,
+}
+
+
+class Delivery:
+    """One message or notice on its way to one role.
+
+    Attributes:
+        type: Message type, or -1 for a notice.
+        event: The bus event that a notice tells of, or -1.
+        state_after: The role's machine state once it has taken this in; what a handler may send follows from it.
+        epoch: The conversation's epoch at its place in the mailbox.
+        scopes: Scopes whose closing discards it.
+        reason: Why it is dead, as (code, detail), else None.
+    """
+
+    __slots__ = (
+        "attempt", "body", "epoch", "event", "message_id", "position", "reason", "scopes", "sender",
+        "sequence", "state", "state_after", "trace", "type",
+    )  # fmt: skip
+
+    def __init__(
+        self, *, type: int, sender: int, sequence: int, message_id: bytes, body: bytes,
+        trace: str | None = None, scopes: tuple[int, ...] = (), event: int = -1,
+    ) -> None:  # fmt: skip
+        self.type = type
+        self.sender = sender
+        self.sequence = sequence
+        self.message_id = message_id
+        self.body = body
+        self.trace = trace
+        self.scopes = scopes
+        self.event = event
+        self.state = DeliveryState.EARLY
+        self.state_after = 0
+        self.epoch = 0
+        self.position = 0
+        self.attempt = 1
+        self.reason: tuple[str, str] | None = None
+
+    def move(self, action: str) -> None:
+        """Take the step *action* of ``DELIVERY_TRANSITIONS``; a missing entry is a bug of ours."""
+        self.state = DELIVERY_TRANSITIONS[self.state, action]
+
+
+class Mailbox:
+    """Everything that the broker keeps for one role of one conversation.
+
+    Attributes:
+        at: The role's machine state after everything taken in and sent: what it may do *now*.
+        before: (epoch, state) just before the last bus event moved the role, to tell superseded from forbidden.
+        leased: Deliveries that the session has, oldest first.
+        queued: Deliveries that the machine has taken in and no session has.
+        early: Accepted messages that the state does not expect yet, in order of arrival.
+        settled: Position of the newest settled delivery.
+        commits: Commits already done of the turn on the oldest unsettled delivery.
+        saved: What the role kept with its last commit.
+        agent: Name of the agent that the role is bound to, or None.
+        offered: Names that may play the role, given at opening; empty: anybody.
+        fence: Number of the present or last lease.
+        commit_fence: Fence of the last commit, to recognise its repetition.
+        revoked_fence: Fence of the last lease that a bus event revoked.
+        not_before: Back-off: nothing is delivered before this instant.
+        deadline: Instant at which the role is late; ``inf`` where it need not act.
+        unsettled: message type → unsettled deliveries of it, for types with a window.
+        history: Settled deliveries of a caller's role, to be read again after a crash (RULES.md 17); else None.
+        involved: The role has spoken or was given something; others hear no notices.
+        answered: (position, by) of the last answer that a person gave.
+        told_fence: The fence under which the session was last told of the saved state.
+    """
+
+    __slots__ = (
+        "agent", "answered", "at", "before", "commit_fence", "commits", "deadline", "early", "epoch", "fence",
+        "history", "human", "involved", "last_position", "leased", "machine", "not_before", "offered", "queued",
+        "remind_at", "reminders", "retries", "revoked_fence", "role", "saved", "scheduled_at", "session",
+        "settled", "timer", "told_fence", "told_nobody", "unsettled",
+    )  # fmt: skip
+
+    def __init__(self, machine: Machine, *, human: bool = False) -> None:
+        self.machine = machine
+        self.role = machine.role
+        self.human = human
+        self.at = machine.start
+        self.epoch = 0
+        self.before = (0, machine.start)
+        self.leased: deque[Delivery] = deque()
+        self.queued: deque[Delivery] = deque()
+        self.early: list[Delivery] = []
+        self.last_position = 0
+        self.settled = 0
+        self.commits = 0
+        self.saved: bytes | None = None
+        self.agent: str | None = None
+        self.offered: tuple[str, ...] = ()
+        self.session: Session | None = None
+        self.fence = 0
+        self.commit_fence = 0
+        self.revoked_fence = 0
+        self.not_before = 0.0
+        self.timer = -1
+        self.deadline = inf
+        self.scheduled_at = inf
+        self.retries = 0
+        self.remind_at = inf
+        self.reminders = 0
+        self.unsettled: dict[int, int] = {}
+        self.history: list[Delivery] | None = None
+        self.involved = False
+        self.answered: tuple[int, str] | None = None
+        self.told_nobody = False
+        self.told_fence = 0
+
+    def __len__(self) -> int:
+        """Return how many deliveries are not settled, early ones included."""
+        return len(self.leased) + len(self.queued) + len(self.early)
+
+    def oldest(self) -> Delivery | None:
+        """Return the oldest delivery that is not settled, or None."""
+        if self.leased:
+            return self.leased[0]
+        return self.queued[0] if self.queued else None
+
+    def newest(self) -> Delivery | None:
+        """Return the delivery that the machine took in last and that is not settled, or None."""
+        if self.queued:
+            return self.queued[-1]
+        return self.leased[-1] if self.leased else None
+
+    def take_in(self, delivery: Delivery) -> None:
+        """Give *delivery* the next position; the caller has stepped the machine."""
+        delivery.move("expect")
+        self.last_position = delivery.position = self.last_position + 1
+        delivery.state_after = self.at
+        delivery.epoch = self.epoch
+        self.involved = True
+        self.queued.append(delivery)
+
+    def release(self, *, count_attempt: bool = False) -> None:
+        """Put everything leased back in front, the lease ended; the oldest may count an attempt (RULES.md 10)."""
+        if count_attempt and self.leased:
+            self.leased[0].attempt += 1
+        while self.leased:
+            delivery = self.leased.pop()
+            delivery.move("release")
+            self.queued.appendleft(delivery)
+
+    def settle_through(self, position: int) -> int:
+        """Settle every delivery up to *position* and return how many of them were leased."""
+        n_leased = 0
+        while True:
+            if self.leased and self.leased[0].position <= position:
+                delivery = self.leased.popleft()
+                n_leased += 1
+            elif not self.leased and self.queued and self.queued[0].position <= position:
+                delivery = self.queued.popleft()
+            else:
+                break
+            delivery.move("settle")
+            self._forget(delivery)
+            if self.history is not None:
+                self.history.append(delivery)
+        if position > self.settled:
+            self.settled = position
+            self.commits = 0
+        return n_leased
+
+    def discard(self, scope: int) -> int:
+        """Drop what belongs to *scope* and is not settled; return how many of it were leased."""
+        self.early = [delivery for delivery in self.early if not self._dropped(delivery, scope)]
+        n_leased = len(self.leased)
+        self.leased = deque(delivery for delivery in self.leased if not self._dropped(delivery, scope))
+        self.queued = deque(delivery for delivery in self.queued if not self._dropped(delivery, scope))
+        return n_leased - len(self.leased)
+
+    def discard_all(self) -> int:
+        """Drop everything that is not settled; return how many were leased."""
+        n_leased = len(self.leased)
+        for delivery in (*self.early, *self.leased, *self.queued):
+            delivery.move("discard")
+        self.early.clear()
+        self.leased.clear()
+        self.queued.clear()
+        self.unsettled.clear()
+        return n_leased
+
+    def discard_oldest(self) -> int:
+        """Drop the delivery that the role was answering; return 1 if it was leased, else 0."""
+        source = self.leased or self.queued
+        if not source:
+            return 0
+        n_leased = 1 if self.leased else 0
+        delivery = source.popleft()
+        delivery.move("discard")
+        self._forget(delivery)
+        self.settled = max(self.settled, delivery.position)
+        self.commits = 0
+        return n_leased
+
+    def bury(self, code: str, detail: str) -> Delivery:
+        """Make the oldest delivery a dead letter; it blocks the mailbox until requeued, dropped or discarded."""
+        self.release()
+        delivery = self.queued[0]
+        delivery.move("bury")
+        delivery.reason = (code, detail)
+        return delivery
+
+    def read_again(self) -> None:
+        """Queue everything ever settled once more, for a caller that begins its handler anew."""
+        self.release()
+        if self.history:
+            for delivery in reversed(self.history):
+                delivery.state = DeliveryState.QUEUED
+                self.queued.appendleft(delivery)
+            self.history = []
+
+    def _dropped(self, delivery: Delivery, scope: int) -> bool:
+        if scope not in delivery.scopes:
+            return False
+        delivery.move("discard")
+        self._forget(delivery)
+        return True
+
+    def _forget(self, delivery: Delivery) -> None:
+        count = self.unsettled.get(delivery.type)
+        if count is not None:
+            self.unsettled[delivery.type] = count - 1

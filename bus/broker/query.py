@@ -1,0 +1,345 @@
+"""QUERY: what people and tools ask of the broker, and the few commands that they may give it.
+
+Arguments come from outside and are read through pydantic models; data goes back as plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bus.broker.admission import Admission
+from bus.broker.attendance import Attendance
+from bus.broker.conversation import CANCELED, Conversation
+from bus.broker.mailbox import DeliveryState, Mailbox
+from bus.broker.registry import Session
+from bus.broker.state import BrokerState
+from bus.ids import message_id, show_id
+from bus.spec.protocol import Delivery as DeliveryClass
+from bus.wire.record import Kind, Record
+
+Id = Annotated[bytes, Field(min_length=16, max_length=16)]
+
+
+class QueryRefused(Exception):
+    """Why a query has no answer; never leaves the broker."""
+
+    def __init__(self, code: str, message: str, **facts: object) -> None:
+        super().__init__(code, message)
+        self.data: dict[str, object] = {"code": code, "message": message, **facts}
+
+
+class _Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class _Nothing(_Arguments):
+    pass
+
+
+class _Listing(_Arguments):
+    live_only: bool = False
+    limit: int = Field(default=200, ge=1, le=10_000)
+
+
+class _Transcript(_Arguments):
+    conversation: Id
+    after: int = 0
+    limit: int = Field(default=1000, ge=1, le=10_000)
+
+
+class _Inbox(_Arguments):
+    role: str | None = None
+
+
+class _Answer(_Arguments):
+    conversation: Id
+    role: str
+    position: int
+    epoch: int
+    type: int
+    address: int
+    body: bytes
+    by: str = Field(min_length=1, max_length=200)
+
+
+class _One(_Arguments):
+    conversation: Id
+    reason: str = "canceled by command"
+
+
+class _DeadLetter(_Arguments):
+    conversation: Id
+    role: str
+
+
+class _Name(_Arguments):
+    name: str
+
+
+class Queries:
+    """Answers QUERY records."""
+
+    def __init__(self, state: BrokerState, admission: Admission, attendance: Attendance) -> None:
+        self._state = state
+        self._admission = admission
+        self._attendance = attendance
+        self._answers: dict[str, tuple[type[_Arguments], Callable[[Any], object]]] = {
+            "status": (_Nothing, self._status),
+            "conversations": (_Listing, self._conversations),
+            "transcript": (_Transcript, self._transcript),
+            "inbox": (_Inbox, self._inbox),
+            "answer": (_Answer, self._answer),
+            "cancel": (_One, self._cancel),
+            "dead": (_Nothing, self._dead),
+            "requeue": (_DeadLetter, self._requeue),
+            "drop": (_DeadLetter, self._drop),
+            "gave-up": (_Name, self._gave_up),
+        }
+
+    def answer(self, session: Session, record: Record) -> None:
+        """Answer one QUERY with one REPLY; a command's REPLY waits until it is on disk (RULES.md 13)."""
+        _, q, name, arguments = record
+        reply: Record
+        try:
+            if name not in self._answers:
+                known = ", ".join(sorted(self._answers))
+                raise QueryRefused("unknown-query", f"expected one of {known}; got {name!r}")
+            model, function = self._answers[name]
+            reply = [int(Kind.REPLY), q, True, function(model.model_validate(arguments))]
+        except QueryRefused as error:
+            reply = [int(Kind.REPLY), q, False, error.data]
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            reply = [
+                int(Kind.REPLY),
+                q,
+                False,
+                {"code": "bad-arguments", "message": f"{name}: {where}: {first['msg']}"},
+            ]
+        if name in ("answer", "cancel", "requeue", "drop"):
+            self._state.ledger.send_synced(session, reply)
+        else:
+            self._state.send(session, reply)
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    def _status(self, _: _Nothing) -> object:
+        state = self._state
+        agents = [
+            {
+                "name": session.name,
+                "instance": session.instance,
+                "roles": sorted(self._role_name(digest, role) for digest, role in session.plays),
+                "since": session.since,
+                "open_deliveries": sum(len(mailbox.leased) for mailbox in session.mailboxes),
+            }
+            for session in state.registry.sessions()
+        ]
+        n_live = sum(conversation.outcome is None for conversation in state.conversations.values())
+        n_all = len(state.conversations) + len(state.finished)
+        return {
+            "term": state.term,
+            "bus_time": state.now,
+            "agents": agents,
+            "n_conversations": n_all,
+            "n_live": n_live,
+        }
+
+    def _role_name(self, digest: str, role: int) -> str:
+        protocol = self._state.protocols[digest]
+        return f"{protocol.name}.{protocol.roles[role].name}"
+
+    def _conversations(self, query: _Listing) -> object:
+        state = self._state
+        known = [*state.finished.values(), *state.conversations.values()]
+        known.sort(key=lambda conversation: conversation.opened_at)
+        wanted = [one for one in known if one.outcome is None or not query.live_only]
+        return [self._summary(conversation) for conversation in wanted[-query.limit :]]
+
+    def _summary(self, conversation: Conversation) -> dict[str, object]:
+        roles = conversation.protocol.roles
+        return {
+            "conversation": conversation.conversation_id,
+            "protocol": f"{conversation.protocol.name}@{conversation.protocol.version}",
+            "opener": conversation.mailboxes[conversation.opener].agent,
+            "outcome": conversation.outcome,
+            "reason": conversation.reason,
+            "states": {roles[mailbox.role].name: mailbox.at for mailbox in conversation.mailboxes},
+            "players": {roles[mailbox.role].name: mailbox.agent for mailbox in conversation.mailboxes},
+            "sequence": conversation.sequence,
+            "epoch": conversation.epoch,
+            "since": conversation.opened_at,
+        }
+
+    def _transcript(self, query: _Transcript) -> object:
+        conversation = self._find(query.conversation)
+        protocol = conversation.protocol
+        entries: list[dict[str, object]] = []
+        for entry in conversation.transcript:
+            if entry.sequence <= query.after or len(entries) >= query.limit:
+                continue
+            is_message = entry.type >= 0
+            receivers = conversation.tables.addresses[entry.address] if is_message else ()
+            entries.append(
+                {
+                    "sequence": entry.sequence,
+                    "epoch": entry.epoch,
+                    "kind": "message" if is_message else "event",
+                    "sender": protocol.roles[entry.sender].name if is_message else None,
+                    "receivers": [protocol.roles[role].name for role in receivers],
+                    "type": protocol.messages[entry.type].name if is_message else None,
+                    "body": entry.body,
+                    "event": entry.event or None,
+                }
+            )
+        return entries
+
+    def _find(self, conversation_id: bytes) -> Conversation:
+        conversation = self._state.find(conversation_id)
+        if conversation is None:
+            raise QueryRefused("unknown-conversation", f"no conversation {show_id(conversation_id)}")
+        return conversation
+
+    # -- people ---------------------------------------------------------------------------------------
+
+    def _inbox(self, query: _Inbox) -> object:
+        items = []
+        for conversation in self._state.conversations.values():
+            for mailbox in conversation.mailboxes:
+                role = conversation.protocol.roles[mailbox.role].name
+                if mailbox.human and conversation.outcome is None and query.role in (None, role):
+                    items += self._items(conversation, mailbox, role)
+        return items
+
+    def _items(self, conversation: Conversation, mailbox: Mailbox, role: str) -> list[dict[str, object]]:
+        newest = mailbox.newest()
+        if newest is None:
+            return []
+        protocol = conversation.protocol
+        messages = [
+            {
+                "type": protocol.messages[delivery.type].name if delivery.type >= 0 else "notice",
+                "sender": protocol.roles[delivery.sender].name if delivery.sender >= 0 else "bus",
+                "body": delivery.body,
+                "sequence": delivery.sequence,
+            }
+            for delivery in (*mailbox.leased, *mailbox.queued)
+        ]
+        allowed = [
+            {"type": type, "address": address, "name": protocol.messages[type].name}
+            for type, address in sorted(mailbox.machine.send[mailbox.at])
+        ]
+        return [
+            {
+                "conversation": conversation.conversation_id,
+                "protocol": f"{protocol.name}@{protocol.version}",
+                "source": protocol.spec.source,
+                "role": role,
+                "position": newest.position,
+                "epoch": mailbox.epoch,
+                "messages": messages,
+                "allowed": allowed,
+                "remaining": None if mailbox.timer < 0 else max(0.0, mailbox.deadline - self._state.now),
+                "reminders": mailbox.reminders,
+            }
+        ]
+
+    def _answer(self, query: _Answer) -> object:
+        conversation = self._find(query.conversation)
+        mailbox = self._human_mailbox(conversation, query.role)
+        if mailbox.answered is not None and query.position <= mailbox.answered[0]:
+            by = mailbox.answered[1]
+            raise QueryRefused("answered", f"this was already answered, by {by}", by=by)
+        newest = mailbox.newest()
+        if newest is None or newest.position != query.position or query.epoch != mailbox.epoch:
+            text = "the conversation moved on before the answer came; look at the inbox again"
+            raise QueryRefused("superseded", text)
+        move = conversation.find_move(mailbox, query.type, query.address)
+        if move is None:
+            known = 0 <= query.type < len(conversation.protocol.messages)
+            text = conversation.explain(mailbox, query.type) if known else "no such message type"
+            raise QueryRefused("not-allowed", text, allowed=conversation.allowed(mailbox))
+        if conversation.protocol.messages[query.type].delivery is DeliveryClass.AT_MOST_ONCE:
+            raise QueryRefused("not-allowed", "an at-most-once message is no answer")
+        sent = message_id(query.conversation, mailbox.role, query.position, 0, 0)
+        sends = [[sent, query.type, query.address, None, query.body]]
+        conversation.end_lease(mailbox)
+        fence = self._state.new_fence()
+        row: Record = [
+            "commit",
+            query.conversation,
+            mailbox.role,
+            query.by,
+            fence,
+            query.position,
+            0,
+            True,
+            sends,
+            None,
+        ]
+        mailbox.answered = (query.position, query.by)
+        self._admission.decide(row, urgent=True)
+        return {"sequence": conversation.sequence}
+
+    def _human_mailbox(self, conversation: Conversation, role: str) -> Mailbox:
+        for mailbox in conversation.mailboxes:
+            if conversation.protocol.roles[mailbox.role].name == role:
+                if not mailbox.human:
+                    raise QueryRefused("not-a-person", f"{role!r} is played by an agent, not by a person")
+                return mailbox
+        raise QueryRefused("unknown-role", f"no role {role!r} in {conversation.protocol.name}")
+
+    # -- commands -------------------------------------------------------------------------------------
+
+    def _cancel(self, query: _One) -> object:
+        conversation = self._find(query.conversation)
+        if conversation.outcome is None:
+            self._admission.decide(["close", query.conversation, CANCELED, query.reason], urgent=True)
+        return {"outcome": conversation.outcome}
+
+    def _dead(self, _: _Nothing) -> object:
+        letters = []
+        for conversation in self._state.conversations.values():
+            for mailbox in conversation.mailboxes:
+                delivery = mailbox.queued[0] if mailbox.queued else None
+                if delivery is None or delivery.reason is None:
+                    continue
+                letters.append(
+                    {
+                        "conversation": conversation.conversation_id,
+                        "protocol": conversation.protocol.name,
+                        "role": conversation.protocol.roles[mailbox.role].name,
+                        "type": conversation.protocol.messages[delivery.type].name if delivery.type >= 0 else "notice",
+                        "code": delivery.reason[0],
+                        "detail": delivery.reason[1],
+                        "attempt": delivery.attempt,
+                        "trace": delivery.trace,
+                        "remaining": None if mailbox.timer < 0 else max(0.0, mailbox.deadline - self._state.now),
+                    }
+                )
+        return letters
+
+    def _requeue(self, query: _DeadLetter) -> object:
+        return self._decide_dead(query, "requeue")
+
+    def _drop(self, query: _DeadLetter) -> object:
+        return self._decide_dead(query, "drop")
+
+    def _decide_dead(self, query: _DeadLetter, decision: str) -> object:
+        conversation = self._find(query.conversation)
+        for mailbox in conversation.mailboxes:
+            if conversation.protocol.roles[mailbox.role].name == query.role:
+                if not mailbox.queued or mailbox.queued[0].state is not DeliveryState.DEAD:
+                    raise QueryRefused("not-dead", f"{query.role!r} has no dead letter there")
+                self._admission.decide([decision, query.conversation, mailbox.role], urgent=True)
+                return {"done": decision}
+        raise QueryRefused("unknown-role", f"no role {query.role!r} in {conversation.protocol.name}")
+
+    def _gave_up(self, query: _Name) -> object:
+        """A supervisor will not start this agent again: its roles are lost now (12)."""
+        self._attendance.lose(query.name)
+        return {"live": self._state.registry.is_live(query.name)}

@@ -1,0 +1,119 @@
+"""Who is there: sessions, the names behind them and the roles that they play."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from bus.wire.record import Record
+
+if TYPE_CHECKING:
+    from bus.broker.mailbox import Mailbox
+
+
+class Session:
+    """One peer's connection life, from HELLO to BYE, replacement or silence.
+
+    Attributes:
+        peer: The broker-assigned routing id.
+        plays: (protocol digest, role index) pairs.
+        numbers: The protocol number of this session → digest; ``protocols`` is its inverse.
+        credit: Deliveries it may still be handed.
+        lossy_credit: At-most-once deliveries it may still be handed; ``newest`` keeps what had none.
+        taken: The last record number in effect.
+        urgent: The first record number of each batch of rows that waits for the disk, oldest first.
+        synced: The last record number known to be on disk; ``told``: the (accepted, synced) last sent.
+        held: Numbers of records that wait for room at a receiver.
+        n_waiting: Records to this session that wait for the disk.
+        mailboxes: The mailboxes leased to it.
+        starved: Mailboxes that wait for its credit.
+        out: Records to send with the next frame.
+    """
+
+    __slots__ = (
+        "credit", "held", "instance", "last_heard", "lossy_credit", "mailboxes", "n_waiting", "name", "newest",
+        "numbers", "out", "peer", "plays", "protocols", "since", "starved", "synced", "taken", "token", "told",
+        "urgent", "wants_ack",
+    )  # fmt: skip
+
+    def __init__(self, *, peer: bytes, name: str, instance: int, token: bytes, credit: int, now: float) -> None:
+        self.peer = peer
+        self.name = name
+        self.instance = instance
+        self.token = token
+        self.credit = credit
+        self.lossy_credit = credit
+        self.since = self.last_heard = now
+        self.plays: frozenset[tuple[str, int]] = frozenset()
+        self.numbers: dict[int, str] = {}
+        self.protocols: dict[str, int] = {}
+        self.newest: dict[tuple[bytes, int, int], Record] = {}
+        self.taken = 0
+        self.urgent: deque[int] = deque()
+        self.synced = 0
+        self.n_waiting = 0
+        self.told = (0, 0)
+        self.wants_ack = False
+        self.held: set[int] = set()
+        self.mailboxes: dict[Mailbox, bytes] = {}
+        self.starved: dict[Mailbox, bytes] = {}
+        self.out: list[Record] = []
+
+    def acceptable(self) -> int:
+        """Return the highest n up to which every record is in effect and, where it must be, on disk."""
+        n = self.taken
+        if self.urgent:
+            n = min(n, self.urgent[0] - 1)
+        if self.held:
+            n = min(n, min(self.held) - 1)
+        return n
+
+
+class Registry:
+    """The sessions by routing id, by token and by name."""
+
+    def __init__(self) -> None:
+        self.by_peer: dict[bytes, Session] = {}
+        self.by_token: dict[bytes, Session] = {}
+        self._by_name: dict[str, dict[int, Session]] = {}
+        self.last_seen: dict[str, float] = {}
+
+    def add(self, session: Session) -> None:
+        """Register *session*; the caller has ended an older one of the same name and instance."""
+        self.by_peer[session.peer] = session
+        self.by_token[session.token] = session
+        self._by_name.setdefault(session.name, {})[session.instance] = session
+        self.last_seen.pop(session.name, None)
+
+    def remove(self, session: Session, *, now: float) -> None:
+        """Take *session* out; the name is missing from *now* where it was the last instance."""
+        self.by_peer.pop(session.peer, None)
+        self.by_token.pop(session.token, None)
+        instances = self._by_name.get(session.name, {})
+        if instances.get(session.instance) is session:
+            del instances[session.instance]
+        if not instances:
+            self._by_name.pop(session.name, None)
+            self.last_seen[session.name] = now
+
+    def find(self, name: str, instance: int) -> Session | None:
+        """Return the session of that instance, or None."""
+        return self._by_name.get(name, {}).get(instance)
+
+    def is_live(self, name: str) -> bool:
+        """Return whether any instance of *name* is registered."""
+        return name in self._by_name
+
+    def player(self, digest: str, role: int, *, names: tuple[str, ...]) -> Session | None:
+        """Return the least loaded session that plays the role, among *names* where any are given."""
+        wanted = (digest, role)
+        best: Session | None = None
+        for name in names or tuple(self._by_name):
+            for session in self._by_name.get(name, {}).values():
+                if wanted in session.plays and (best is None or len(session.mailboxes) < len(best.mailboxes)):
+                    best = session
+        return best
+
+    def sessions(self) -> list[Session]:
+        """Return all sessions, in order of registration."""
+        return list(self.by_peer.values())
