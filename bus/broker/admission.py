@@ -6,25 +6,16 @@ the rules of RULES.md.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
 from bus.broker.history import History
 from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
 from bus.ids import ID_BYTES, show_id
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.wire.record import NOTICE_TYPE, SENT_SHAPE, Kind, Record, fits
-
-
-class Refusal(NamedTuple):
-    """Why a record changes nothing."""
-
-    code: str
-    message: str
-    allowed: list[dict[str, object]] | None = None
 
 
 class Admission:
@@ -49,7 +40,7 @@ class Admission:
         state = self._state
         detail: dict[str, object] = {"message": refusal.message}
         if refusal.allowed is not None:
-            detail["allowed"] = refusal.allowed
+            detail["allowed"] = [{"type": one.name, "to": list(one.to)} for one in refusal.allowed]
         state.send(session, [int(Kind.REFUSED), n, refusal.code, detail])
         if n:
             state.ledger.take(session, n, state.now)
@@ -118,7 +109,7 @@ class Admission:
             facts = {"conversation": conversation.conversation_id, "outcome": conversation.outcome}
             state.send(session, [int(Kind.NOTICE), "ended", facts])
             return
-        self._dispatch.give_back(mailbox)
+        self._dispatch.give_back(conversation, mailbox)
         mailbox.read_again()
         self._dispatch.lease(conversation, mailbox, session)
         self._dispatch.serve(conversation, mailbox)
@@ -131,14 +122,14 @@ class Admission:
         state = self._state
         conversation = state.conversations.get(conversation_id)
         if conversation is None:
-            self.refuse(session, n, self._gone(conversation_id))
+            self.refuse(session, n, gone(conversation_id, self._state.finished.get(conversation_id)))
             return
         if conversation.has_seen(message_id):
             state.ledger.take(session, n, state.now)
             return
         mailbox = self._mailbox_of(session, conversation, role)
         if mailbox is None:
-            self.refuse(session, n, self._not_a_player(session, conversation, role))
+            self.refuse(session, n, not_a_player(session, conversation, role))
             return
         if conversation.held and any(one is session for one, _ in conversation.held):
             self._hold(session, conversation, record)
@@ -207,7 +198,7 @@ class Admission:
         state = self._state
         conversation = state.conversations.get(conversation_id)
         if conversation is None or not 0 <= role < len(conversation.mailboxes):
-            self.refuse(session, n, self._gone(conversation_id))
+            self.refuse(session, n, gone(conversation_id, self._state.finished.get(conversation_id)))
             return
         mailbox = conversation.mailboxes[role]
         if self._is_repeated(mailbox, fence, position, commit):
@@ -215,7 +206,7 @@ class Admission:
             return
         delivery = self._held_delivery(session, mailbox, fence, position)
         if delivery is None or commit != mailbox.commits * (delivery is mailbox.leased[0]):
-            self.refuse(session, n, self._lease_lost(mailbox, fence))
+            self.refuse(session, n, lease_lost(mailbox, fence))
             return
         if sends and delivery.epoch < mailbox.epoch:
             # The bus moved on behind this delivery (a loop's `max`): what it says no longer counts, no blame.
@@ -281,8 +272,8 @@ class Admission:
                 return Refusal("malformed", f"send {index}: an at-most-once message leaves outside the commit")
             move = machine.send[state].get((send[1], send[2])) if conversation.outcome is None else None
             if move is None or (index == 0 and conversation.find_move(mailbox, send[1], send[2]) is None):
-                text = f"send {index} of the turn: {conversation.explain(mailbox, send[1])}"
-                return Refusal("not-allowed", text, conversation.allowed(mailbox))
+                refusal = out_of_turn(conversation, mailbox, send[1])
+                return refusal._replace(message=f"send {index} of the turn: {refusal.message}")
             state = move.next
         is_last = delivery is mailbox.newest()
         if settles and is_last and machine.owes[state] and conversation.outcome is None:
@@ -306,7 +297,7 @@ class Admission:
             state.ledger.take(session, n, state.now)
             return
         if mailbox.session is not session or mailbox.fence != fence:
-            self.refuse(session, n, self._lease_lost(mailbox, fence))
+            self.refuse(session, n, lease_lost(mailbox, fence))
             return
         newest = mailbox.leased[-1] if mailbox.leased else None
         if newest is None or position > newest.position:
@@ -364,27 +355,6 @@ class Admission:
         else:
             self.nack(session, record)
 
-    # -- refusals -------------------------------------------------------------------------------------
-
-    def _gone(self, conversation_id: bytes) -> Refusal:
-        finished = self._state.finished.get(conversation_id)
-        if finished is None:
-            return Refusal("unknown-conversation", f"no conversation {show_id(conversation_id)}; OPEN it first")
-        return Refusal("ended", f"conversation {show_id(conversation_id)} ended as {finished.outcome!r}")
-
-    def _not_a_player(self, session: Session, conversation: Conversation, role: int) -> Refusal:
-        roles = conversation.protocol.roles
-        name = roles[role].name if 0 <= role < len(roles) else str(role)
-        bound = conversation.mailboxes[role].agent if 0 <= role < len(roles) else None
-        where = f"conversation {show_id(conversation.conversation_id)}"
-        who = f"it is played by {bound!r}" if bound else "register with that role first"
-        return Refusal("not-a-player", f"{session.name!r} may not speak as {name!r} in {where}: {who}")
-
-    def _lease_lost(self, mailbox: Mailbox, fence: int) -> Refusal:
-        if fence == mailbox.revoked_fence:
-            return Refusal("superseded", "a bus event moved the conversation on; the turn was revoked")
-        return Refusal("lease-lost", "the delivery belongs to another lease; stop working on it")
-
     def _is_message(self, conversation: Conversation, type: int) -> bool:
         return NOTICE_TYPE < type < len(conversation.protocol.messages)
 
@@ -406,5 +376,4 @@ class Admission:
             state.send(session, [int(Kind.NOTICE), "superseded", facts])
             state.ledger.take(session, n, state.now)
         else:
-            text = conversation.explain(mailbox, type)
-            self.refuse(session, n, Refusal("not-allowed", text, conversation.allowed(mailbox)))
+            self.refuse(session, n, out_of_turn(conversation, mailbox, type))

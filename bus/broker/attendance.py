@@ -160,11 +160,17 @@ class Attendance:
 
     def _leave(self, older: Session, held: list[object]) -> None:
         """End the older session of the same instance; it crashed unless it still holds what it was given."""
-        leases = {(entry[0], entry[1]) for entry in held if isinstance(entry, list) and len(entry) == 5}
-        for mailbox, conversation_id in list(older.mailboxes.items()):
-            if (conversation_id, mailbox.role) in leases:
-                self._dispatch.give_back(mailbox)
-        self._dispatch.end_session(older, crashed=any(mailbox.leased for mailbox in older.mailboxes))
+        held_leases = {(entry[0], entry[1]) for entry in held if isinstance(entry, list) and len(entry) == 5}
+        crashed = False
+        for conversation_id, role in list(older.leases):
+            conversation = self._state.conversations.get(conversation_id)
+            if conversation is None:
+                continue
+            if (conversation_id, role) in held_leases:
+                self._dispatch.give_back(conversation, conversation.mailboxes[role])
+            elif conversation.mailboxes[role].leased:
+                crashed = True
+        self._dispatch.end_session(older, crashed=crashed)
 
     def _keep(self, session: Session, held: list[object]) -> list[Record]:
         """Let a reconnecting agent go on with the leases that nobody else took meanwhile (18)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from bus.broker.admission import Admission, Refusal
+from bus.broker.admission import Admission
 from bus.broker.attendance import Attendance, HelloRefused
 from bus.broker.conversation import FAILED, Conversation
 from bus.broker.dispatch import Dispatch
@@ -17,6 +17,7 @@ from bus.broker.history import History
 from bus.broker.ledger import Ledger
 from bus.broker.mailbox import Mailbox
 from bus.broker.query import Queries
+from bus.broker.refusal import Refusal
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState, LogLine
 from bus.ids import show_id

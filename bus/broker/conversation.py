@@ -13,16 +13,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from bus.broker.mailbox import Delivery, Mailbox
-from bus.ids import show_id
+from bus.broker.registry import Session
 from bus.spec.protocol import EventKind, Move, Protocol
 from bus.wire.codec import encode_body
 from bus.wire.record import NOTICE_TYPE, Record
-
-if TYPE_CHECKING:
-    from bus.broker.registry import Session
 
 FAILED = "failed"
 CANCELED = "canceled"
@@ -147,34 +144,6 @@ class Conversation:
                 return False
         return True
 
-    def allowed(self, mailbox: Mailbox) -> list[dict[str, object]]:
-        """Return what the role may send now: ``{"type": name, "to": [roles]}``, sorted by name."""
-        roles = self.protocol.roles
-        moves = mailbox.machine.send[mailbox.at] if self.outcome is None else {}
-        found: list[dict[str, object]] = [
-            {
-                "type": self.protocol.messages[type].name,
-                "to": [roles[role].name for role in self.tables.addresses[address]],
-            }
-            for (type, address), move in moves.items()
-            if not self._exhausted(move.guards)
-        ]
-        return sorted(found, key=lambda entry: (str(entry["type"]), str(entry["to"])))
-
-    def explain(self, mailbox: Mailbox, type: int) -> str:
-        """Return the sentence that refuses *type*: expected, got, where, what to do."""
-        names = [f"{entry['type']} to {', '.join(entry['to'])}" for entry in self.allowed(mailbox)]  # type: ignore[arg-type]  # our own dicts
-        if self.outcome is not None:
-            hint = f"the conversation ended as {self.outcome!r}; start a new one"
-        elif names:
-            hint = f"allowed here: {'; '.join(names)}"
-        else:
-            hint = "allowed here: nothing; wait for the next message"
-        return (
-            f"{self.protocol.roles[mailbox.role].name} may not send {self.protocol.messages[type].name!r} now in "
-            f"{self.protocol.name}@{self.protocol.version} (conversation {show_id(self.conversation_id)}): {hint}"
-        )
-
     # -- what happens ---------------------------------------------------------------------------------
 
     def has_seen(self, message_id: bytes) -> bool:
@@ -251,6 +220,11 @@ class Conversation:
             self.settled.append((mailbox, len(mailbox.leased)))
             mailbox.release()
 
+    def drop_held(self, session: Session) -> None:
+        """Forget the records of a session that ended: it sends them again in its next life."""
+        if self.held:
+            self.held = deque(entry for entry in self.held if entry[0] is not session)
+
     def _remember(self, message_id: bytes) -> None:
         self._new_ids.add(message_id)
         if len(self._new_ids) >= _REMEMBERED_IDS:
@@ -259,36 +233,36 @@ class Conversation:
 
     def _step(self, mailbox: Mailbox, move: Move, now: float) -> None:
         self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
-        if mailbox.early:
-            self._expect_early(mailbox, now)
+        self._expect_early(mailbox, now)
 
     def _give(self, mailbox: Mailbox, delivery: Delivery, now: float) -> None:
         """Put *delivery* before the role: at once where its state expects it, else as early."""
         if self.protocol.messages[delivery.type].window is not None:
             mailbox.unsettled[delivery.type] = mailbox.unsettled.get(delivery.type, 0) + 1
-        move = mailbox.machine.receive[mailbox.at].get((delivery.sender, delivery.type))
-        if move is None:
+        if self._expect(mailbox, delivery, now):
+            self._expect_early(mailbox, now)
+        else:
             mailbox.early.append(delivery)
             self.touched[mailbox] = None
-            return
+
+    def _expect(self, mailbox: Mailbox, delivery: Delivery, now: float) -> bool:
+        """Step the role over *delivery* where its state expects it."""
+        move = mailbox.machine.receive[mailbox.at].get((delivery.sender, delivery.type))
+        if move is None:
+            return False
         self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
         mailbox.take_in(delivery)
-        if mailbox.early:
-            self._expect_early(mailbox, now)
+        return True
 
     def _expect_early(self, mailbox: Mailbox, now: float) -> None:
         """Take in whatever the state now expects of what came early, in order of arrival."""
         index = 0
         while index < len(mailbox.early):
-            delivery = mailbox.early[index]
-            move = mailbox.machine.receive[mailbox.at].get((delivery.sender, delivery.type))
-            if move is None:
+            if self._expect(mailbox, mailbox.early[index], now):
+                del mailbox.early[index]
+                index = 0
+            else:
                 index += 1
-                continue
-            del mailbox.early[index]
-            self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
-            mailbox.take_in(delivery)
-            index = 0
 
     def _enter(self, mailbox: Mailbox, state: int, now: float, *, keeps_timer: bool = False) -> None:
         """Put the role into *state* and start or stop its deadline and its scopes' clocks."""
@@ -384,8 +358,7 @@ class Conversation:
                 mailbox.take_in(delivery)
             elif event.kind is not EventKind.END and mailbox is not raiser:
                 self._notify(mailbox, event.kind.value, event.name, event.step, self._facts(number))
-            if mailbox.early:
-                self._expect_early(mailbox, now)
+            self._expect_early(mailbox, now)
         if event.kind is EventKind.END:
             self._end(event.outcome or FAILED, "")
         else:

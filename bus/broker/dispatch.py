@@ -51,7 +51,7 @@ class Dispatch:
         queued = mailbox.queued
         while queued and queued[0].state is DeliveryState.QUEUED:
             if session.credit <= 0:
-                session.starved[mailbox] = conversation.conversation_id
+                session.starved[conversation.conversation_id, mailbox.role] = None
                 return
             session.credit -= 1
             delivery = queued.popleft()
@@ -64,21 +64,21 @@ class Dispatch:
         """Give the mailbox to *session* under a new fence."""
         mailbox.session = session
         mailbox.fence = self._state.new_fence()
-        session.mailboxes[mailbox] = conversation.conversation_id
+        session.leases[conversation.conversation_id, mailbox.role] = None
         self._state.waiting.pop(mailbox, None)
 
     def adopt(self, conversation: Conversation, mailbox: Mailbox, session: Session, fence: int) -> None:
         """Let *session* go on with a lease that it held before the broker restarted (RULES.md 18)."""
         mailbox.session = session
         mailbox.fence = mailbox.told_fence = fence
-        session.mailboxes[mailbox] = conversation.conversation_id
+        session.leases[conversation.conversation_id, mailbox.role] = None
         self._state.waiting.pop(mailbox, None)
         delivery = mailbox.queued.popleft()
         delivery.move("lease")
         mailbox.leased.append(delivery)
         session.credit -= 1
 
-    def give_back(self, mailbox: Mailbox, *, crashed: bool = False) -> None:
+    def give_back(self, conversation: Conversation, mailbox: Mailbox, *, crashed: bool = False) -> None:
         """End the lease of *mailbox*; what was delivered and not settled waits for another."""
         session = mailbox.session
         n_leased = len(mailbox.leased)
@@ -86,17 +86,18 @@ class Dispatch:
         mailbox.session = None
         if session is not None:
             session.credit += n_leased
-            session.mailboxes.pop(mailbox, None)
-            session.starved.pop(mailbox, None)
+            key = (conversation.conversation_id, mailbox.role)
+            session.leases.pop(key, None)
+            session.starved.pop(key, None)
 
     def feed(self, session: Session) -> None:
         """Serve the mailboxes that wait for the session's credit."""
         while session.starved and session.credit > 0:
-            mailbox, conversation_id = next(iter(session.starved.items()))
-            del session.starved[mailbox]
+            conversation_id, role = next(iter(session.starved))
+            del session.starved[conversation_id, role]
             conversation = self._state.conversations.get(conversation_id)
             if conversation is not None:
-                self.serve(conversation, mailbox)
+                self.serve(conversation, conversation.mailboxes[role])
 
     def serve_waiting(self) -> None:
         """Try the mailboxes that nobody could take, after somebody came."""
@@ -121,15 +122,17 @@ class Dispatch:
         state.registry.remove(session, now=state.now)
         state.ledger.forget(session)
         conversations: dict[Conversation, None] = {}
-        for mailbox, conversation_id in list(session.mailboxes.items()):
+        for conversation_id, role in list(session.leases):
             conversation = state.conversations.get(conversation_id)
-            if crashed and mailbox.leased and conversation is not None:
+            if conversation is None:
+                continue
+            mailbox = conversation.mailboxes[role]
+            if crashed and mailbox.leased:
                 state.suspects.setdefault(session.name, {})[mailbox] = conversation
-            self.give_back(mailbox, crashed=crashed)
-            if conversation is not None:
-                conversation.held = type(conversation.held)(e for e in conversation.held if e[0] is not session)
-                conversations[conversation] = None
-                conversation.touched[mailbox] = None
+            self.give_back(conversation, mailbox, crashed=crashed)
+            conversation.drop_held(session)
+            conversation.touched[mailbox] = None
+            conversations[conversation] = None
         for conversation in conversations:
             self.serve_touched(conversation)
         if not state.registry.is_live(session.name):
@@ -266,8 +269,9 @@ class Dispatch:
         for mailbox in conversation.mailboxes:
             state.waiting.pop(mailbox, None)
             if mailbox.session is not None:
-                mailbox.session.mailboxes.pop(mailbox, None)
-                mailbox.session.starved.pop(mailbox, None)
+                key = (conversation.conversation_id, mailbox.role)
+                mailbox.session.leases.pop(key, None)
+                mailbox.session.starved.pop(key, None)
                 mailbox.session = None
         if state.conversations.pop(conversation.conversation_id, None) is None:
             return

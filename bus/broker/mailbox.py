@@ -12,11 +12,9 @@ from __future__ import annotations
 from collections import deque
 from enum import StrEnum
 from math import inf
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from bus.broker.registry import Session
-    from bus.spec.protocol import Machine
+from bus.broker.registry import Session
+from bus.spec.protocol import Machine
 
 
 class DeliveryState(StrEnum):

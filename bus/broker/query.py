@@ -14,6 +14,7 @@ from bus.broker.admission import Admission
 from bus.broker.attendance import Attendance
 from bus.broker.conversation import CANCELED, Conversation
 from bus.broker.mailbox import DeliveryState, Mailbox
+from bus.broker.refusal import allowed_moves, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import BrokerState
 from bus.ids import message_id, show_id
@@ -135,7 +136,7 @@ class Queries:
                 "instance": session.instance,
                 "roles": sorted(self._role_name(digest, role) for digest, role in session.plays),
                 "since": session.since,
-                "open_deliveries": sum(len(mailbox.leased) for mailbox in session.mailboxes),
+                "open_deliveries": self._open_deliveries(session),
             }
             for session in state.registry.sessions()
         ]
@@ -148,6 +149,10 @@ class Queries:
             "n_conversations": n_all,
             "n_live": n_live,
         }
+
+    def _open_deliveries(self, session: Session) -> int:
+        known = self._state.conversations
+        return sum(len(known[key].mailboxes[role].leased) for key, role in session.leases if key in known)
 
     def _role_name(self, digest: str, role: int) -> str:
         protocol = self._state.protocols[digest]
@@ -230,8 +235,8 @@ class Queries:
             for delivery in (*mailbox.leased, *mailbox.queued)
         ]
         allowed = [
-            {"type": type, "address": address, "name": protocol.messages[type].name}
-            for type, address in sorted(mailbox.machine.send[mailbox.at])
+            {"type": one.type, "address": one.address, "name": one.name, "to": list(one.to)}
+            for one in allowed_moves(conversation, mailbox)
         ]
         return [
             {
@@ -261,8 +266,8 @@ class Queries:
         move = conversation.find_move(mailbox, query.type, query.address)
         if move is None:
             known = 0 <= query.type < len(conversation.protocol.messages)
-            text = conversation.explain(mailbox, query.type) if known else "no such message type"
-            raise QueryRefused("not-allowed", text, allowed=conversation.allowed(mailbox))
+            text = out_of_turn(conversation, mailbox, query.type).message if known else "no such message type"
+            raise QueryRefused("not-allowed", text)
         if conversation.protocol.messages[query.type].delivery is DeliveryClass.AT_MOST_ONCE:
             raise QueryRefused("not-allowed", "an at-most-once message is no answer")
         sent = message_id(query.conversation, mailbox.role, query.position, 0, 0)

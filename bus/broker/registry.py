@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
 from bus.wire.record import Record
 
-if TYPE_CHECKING:
-    from bus.broker.mailbox import Mailbox
+LeaseKey = tuple[bytes, int]  # (conversation id, role)
 
 
 class Session:
@@ -25,15 +23,34 @@ class Session:
         synced: The last record number known to be on disk; ``told``: the (accepted, synced) last sent.
         held: Numbers of records that wait for room at a receiver.
         n_waiting: Records to this session that wait for the disk.
-        mailboxes: The mailboxes leased to it.
-        starved: Mailboxes that wait for its credit.
+        leases: The mailboxes leased to it.
+        starved: Those that wait for its credit.
         out: Records to send with the next frame.
     """
 
     __slots__ = (
-        "credit", "held", "instance", "last_heard", "lossy_credit", "mailboxes", "n_waiting", "name", "newest",
-        "numbers", "out", "peer", "plays", "protocols", "since", "starved", "synced", "taken", "token", "told",
-        "urgent", "wants_ack",
+        "credit",
+        "held",
+        "instance",
+        "last_heard",
+        "leases",
+        "lossy_credit",
+        "n_waiting",
+        "name",
+        "newest",
+        "numbers",
+        "out",
+        "peer",
+        "plays",
+        "protocols",
+        "since",
+        "starved",
+        "synced",
+        "taken",
+        "token",
+        "told",
+        "urgent",
+        "wants_ack",
     )  # fmt: skip
 
     def __init__(self, *, peer: bytes, name: str, instance: int, token: bytes, credit: int, now: float) -> None:
@@ -55,8 +72,8 @@ class Session:
         self.told = (0, 0)
         self.wants_ack = False
         self.held: set[int] = set()
-        self.mailboxes: dict[Mailbox, bytes] = {}
-        self.starved: dict[Mailbox, bytes] = {}
+        self.leases: dict[LeaseKey, None] = {}
+        self.starved: dict[LeaseKey, None] = {}
         self.out: list[Record] = []
 
     def acceptable(self) -> int:
@@ -110,7 +127,7 @@ class Registry:
         best: Session | None = None
         for name in names or tuple(self._by_name):
             for session in self._by_name.get(name, {}).values():
-                if wanted in session.plays and (best is None or len(session.mailboxes) < len(best.mailboxes)):
+                if wanted in session.plays and (best is None or len(session.leases) < len(best.leases)):
                     best = session
         return best
 
