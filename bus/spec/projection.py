@@ -1,0 +1,211 @@
+"""From the global automaton to what each role may do: erase what it takes no part in, then determinise.
+
+A state of a role's machine is the set of positions in which the conversation may stand as far as the
+role can know: it sees its own messages and every bus event. Numbers are given in a fixed order, so
+that equal specs give equal tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from bus.spec.automaton import Automaton, Edge, Exchange, closure, error_at
+from bus.spec.counting import settle
+from bus.spec.protocol import NO_EVENT, NO_TIMER, EventKind, Machine, Move, Tables
+from bus.spec.syntax import Spec
+from bus.spec.unfold import unfold
+
+# What a role can see happen, in the order in which a state's successors are numbered.
+_SENT, _RECEIVED, _TOLD = range(3)
+_Label: TypeAlias = tuple[int, int, int]  # (_SENT, type, address), (_RECEIVED, sender, type) or (_TOLD, event, 0)
+_State: TypeAlias = frozenset[int]
+
+
+def project(spec: Spec) -> Tables:
+    """Return the tables of *spec*: one machine for each role, and all that they index.
+
+    Raises:
+        SpecError: See ``unfold``; or the passes of a loop with ``max`` cannot be counted, or a message
+            is at once the next step and an interrupt.
+    """
+    graph = unfold(spec)
+    reachable = closure({graph.start}, lambda node: (edge.target for edge in graph.nodes[node].edges))
+    settle(graph, reachable)
+    scopes: dict[tuple[int, ...], tuple[int, ...]] = {}
+    machines = tuple(_Projection(graph, reachable, role, scopes).run() for role in range(len(spec.roles)))
+    return _trimmed(graph, machines)
+
+
+@dataclass(slots=True)
+class _Row:
+    """One state of a machine while it is made."""
+
+    send: dict[tuple[int, int], Move] = field(default_factory=dict)
+    receive: dict[tuple[int, int], Move] = field(default_factory=dict)
+    bus: dict[int, int] = field(default_factory=dict)
+
+
+class _Projection:
+    """The subset construction for one role."""
+
+    def __init__(
+        self, graph: Automaton, reachable: set[int], role: int, scopes: dict[tuple[int, ...], tuple[int, ...]]
+    ) -> None:
+        self._graph = graph
+        self._role = role
+        self._scopes = scopes
+        self._unseen = {
+            node: [edge.target for edge in graph.nodes[node].edges if not self._sees(edge)] for node in reachable
+        }
+        self._numbers: dict[_State, int] = {}
+        self._waiting: deque[_State] = deque()
+
+    def run(self) -> Machine:
+        start = self._number({self._graph.start})
+        rows: list[_Row] = []
+        while self._waiting:
+            rows.append(self._row(self._waiting.popleft()))
+        states = [*self._numbers]
+        due = tuple(self._due(row) for row in rows)
+        return Machine(
+            role=self._role,
+            start=start,
+            send=tuple(row.send for row in rows),
+            receive=tuple(row.receive for row in rows),
+            bus=tuple(row.bus for row in rows),
+            due=due,
+            timer=tuple(self._timer(state) for state in states),
+            scopes=tuple(self._certain(state) for state in states),
+            owes=tuple(self._owes(row, events) for row, events in zip(rows, due, strict=True)),
+            final=tuple(not row.send and not row.receive for row in rows),
+        )
+
+    def _sees(self, edge: Edge) -> bool:
+        if edge.event != NO_EVENT:
+            return True
+        exchange = edge.exchange
+        return exchange is not None and self._role in (
+            exchange.sender,
+            *self._graph.addresses[exchange.address],
+        )
+
+    def _number(self, targets: set[int]) -> int:
+        """Return the number of the state in which the role is once one of *targets* is reached."""
+        nodes = self._graph.nodes
+        state = frozenset(n for n in closure(targets, self._unseen.__getitem__) if nodes[n].is_position)
+        if state not in self._numbers:
+            self._numbers[state] = len(self._numbers)
+            self._waiting.append(state)
+        return self._numbers[state]
+
+    def _row(self, state: _State) -> _Row:
+        seen: dict[_Label, list[Edge]] = {}
+        raised: list[tuple[int, Exchange]] = []
+        for node in sorted(state):
+            for edge in self._graph.nodes[node].edges:
+                if self._sees(edge):
+                    seen.setdefault(self._label(edge), []).append(edge)
+                exchange = edge.exchange
+                if edge.event != NO_EVENT and exchange is not None and exchange.sender == self._role:
+                    raised.append((edge.event, exchange))
+        row = _Row()
+        for label in sorted(seen):
+            edges = seen[label]
+            kind, first, second = label
+            following = self._number({edge.target for edge in edges})
+            if kind == _SENT:
+                row.send[first, second] = self._sent(edges, following)
+            elif kind == _RECEIVED:
+                row.receive[first, second] = self._moved(edges, following)
+            else:
+                row.bus[first] = following
+        self._interrupts(raised, row)
+        return row
+
+    def _label(self, edge: Edge) -> _Label:
+        exchange = edge.exchange
+        if edge.event != NO_EVENT or exchange is None:
+            return _TOLD, edge.event, 0
+        if exchange.sender == self._role:
+            return _SENT, exchange.type, exchange.address
+        return _RECEIVED, exchange.sender, exchange.type
+
+    def _moved(self, edges: list[Edge], following: int) -> Move:
+        exchanges = [edge.exchange for edge in edges if edge.exchange is not None]
+        return Move(
+            following,
+            keeps_timer=any(one.stream for one in exchanges),
+            scopes=self._interned({scope for one in exchanges for scope in one.scopes}),
+        )
+
+    def _sent(self, edges: list[Edge], following: int) -> Move:
+        move = self._moved(edges, following)
+        move.resets = tuple(sorted({counter for edge in edges for counter in edge.resets}))
+        move.counts = tuple(sorted({counter for edge in edges for counter in edge.counts}))
+        guards = {counter for edge in edges if edge.exchange is not None for counter in edge.exchange.guards}
+        move.guards = tuple(sorted(guards))
+        return move
+
+    def _interrupts(self, raised: list[tuple[int, Exchange]], row: _Row) -> None:
+        """Let the role send what interrupts; of nested scopes with one message the innermost is meant."""
+        # An inner scope is numbered after the one around it.
+        for event, exchange in sorted(raised, key=lambda one: -self._graph.events[one[0]].scope):
+            label = exchange.type, exchange.address
+            if label not in row.send:
+                row.send[label] = Move(row.bus[event], interrupt=event, scopes=self._interned(set(exchange.scopes)))
+            elif row.send[label].interrupt == NO_EVENT:
+                raise error_at(
+                    exchange.mark,
+                    "E-AMBIGUOUS",
+                    "this message interrupts a scope in which it is also an ordinary step of the same role; "
+                    "use two message types",
+                )
+
+    def _due(self, row: _Row) -> tuple[int, ...]:
+        kinds = (EventKind.END, EventKind.MAX)
+        return tuple(event for event in sorted(row.bus) if self._graph.events[event].kind in kinds)
+
+    def _owes(self, row: _Row, due: tuple[int, ...]) -> bool:
+        speaks = any(move.interrupt == NO_EVENT for move in row.send.values())
+        ends = any(self._graph.events[event].kind is EventKind.END for event in due)
+        return speaks and not row.receive and not ends
+
+    def _timer(self, state: _State) -> int:
+        """Return the deadline that runs for the role: the lowest rank, then the one written first."""
+        graph = self._graph
+        mine = [
+            (rank, timer)
+            for node in state
+            for rank, timer in graph.nodes[node].deadlines
+            if graph.timers[timer].role == self._role
+        ]
+        if not mine:
+            return NO_TIMER
+        timer = min(mine)[1]
+        chosen = graph.timers[timer]
+        return NO_TIMER if chosen.within == math.inf and chosen.remind is None else timer
+
+    def _certain(self, state: _State) -> tuple[int, ...]:
+        around = [set(self._graph.nodes[node].scopes) for node in state]
+        return self._interned(set.intersection(*around) if around else set())
+
+    def _interned(self, scopes: set[int]) -> tuple[int, ...]:
+        ordered = tuple(sorted(scopes))
+        return self._scopes.setdefault(ordered, ordered)
+
+
+def _trimmed(graph: Automaton, machines: tuple[Machine, ...]) -> Tables:
+    """Return the tables with only the timers that run in some state, numbered in the order written."""
+    used = sorted({timer for machine in machines for timer in machine.timer} - {NO_TIMER})
+    numbers = {NO_TIMER: NO_TIMER, **{timer: number for number, timer in enumerate(used)}}
+    return Tables(
+        machines=tuple(replace(one, timer=tuple(numbers[timer] for timer in one.timer)) for one in machines),
+        addresses=tuple(graph.addresses),
+        events=tuple(graph.events),
+        timers=tuple(graph.timers[timer] for timer in used),
+        scopes=tuple(graph.scopes),
+        counters=tuple(graph.counters),
+    )
