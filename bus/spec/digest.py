@@ -1,0 +1,37 @@
+"""The digest of a spec: equal for two files that mean the same, on every machine.
+
+Docs, examples, deprecation, status, layout and file names do not count. The order of declarations
+does: roles and message types travel on the wire as their numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from hashlib import blake2b
+
+from bus.spec.syntax import Spec
+
+DIGEST_BYTES = 8
+_LEFT_OUT = frozenset({"mark", "doc", "example", "has_example", "examples", "deprecated", "source", "status"})
+
+
+def digest(spec: Spec) -> str:
+    """Return 16 hex digits over the canonical form of *spec*."""
+    text = json.dumps(canonical(spec), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def canonical(value: object) -> object:
+    """Return *value*, a spec or a part of one, as plain values without what does not count."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kept: dict[str, object] = {"": type(value).__name__}
+        for one in dataclasses.fields(value):
+            inner = getattr(value, one.name)
+            if one.name in _LEFT_OUT or inner == one.default:
+                continue  # what is left at its default may be added to the language later
+            kept[one.name] = canonical(inner)
+        return kept
+    if isinstance(value, tuple | list):
+        return [canonical(item) for item in value]
+    return value

@@ -1,0 +1,266 @@
+"""Strict YAML in, frozen nodes out; the only user of yaml and the only part of ``spec`` that reads files.
+
+Pure-Python scanner and parser (the C one crashes on deep input), the scalars of the YAML 1.2 core schema
+only (``on`` and ``NO`` are text, ``12:30`` too), no tags, anchors, aliases, merge keys, directives, second
+documents, duplicate keys, infinities. LANGUAGE.md, "YAML", tells what went wrong without each of these.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from yaml.events import (
+    AliasEvent,
+    DocumentEndEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+    StreamStartEvent,
+)
+from yaml.parser import Parser
+from yaml.reader import Reader as YamlReader
+from yaml.reader import ReaderError
+from yaml.scanner import Scanner
+
+from bus.errors import SpecError
+from bus.spec.diagnostic import DUPLICATE, SYNTAX, Diagnostic, Report, spec_error
+from bus.spec.node import Entry, ListNode, MapNode, Node, ScalarNode, show
+from bus.spec.syntax import Mark
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 32
+_MAX_DIGITS = 40  # longer numbers mean nothing to anybody, and int() is quadratic
+
+# YAML 1.2.2, section 10.3.2 (core schema tag resolution).
+_NULL = re.compile(r"null|Null|NULL|~|")
+_TRUE = re.compile(r"true|True|TRUE")
+_FALSE = re.compile(r"false|False|FALSE")
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+def load_document(path: Path) -> Node:
+    """Return the document in the file at *path*.
+
+    Raises:
+        SpecError: Missing, no plain file, too large, not UTF-8, or not the YAML that we accept.
+    """
+    return parse_document(load_text(path), str(path))
+
+
+def load_text(path: Path) -> str:
+    """Return the text of the file at *path*.
+
+    Raises:
+        SpecError: Missing, no plain file, unreadable, above ``MAX_BYTES`` or not UTF-8.
+    """
+    start = Mark(str(path), 1, 1)
+    try:
+        # O_NONBLOCK: opening a pipe nobody writes to would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise _refusal(start, "expected a plain file, got a folder, device or pipe")
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise _refusal(start, f"expected a file that can be read, got: {reason}") from error
+    if len(data) > MAX_BYTES:
+        raise _refusal(start, f"expected at most {MAX_BYTES} bytes, got more")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        at = Mark(str(path), line, column)
+        raise _refusal(at, f"expected UTF-8, got the byte 0x{data[error.start]:02x}") from error
+
+
+def parse_document(text: str, file: str = "<text>") -> Node:
+    """Return the one document in *text*; *file* names it in marks. Pure.
+
+    Raises:
+        SpecError: Not the YAML that we accept; all duplicate keys, anchors and tags are told at once.
+    """
+    start = Mark(file, 1, 1)
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_BYTES:
+        raise _refusal(start, f"expected at most {MAX_BYTES} bytes, got {size}")
+    report = Report()
+    try:
+        node = _Composer(_Events(text), file, report).document()
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
+        raise _refusal(
+            Mark(file, line, column), f"a character that YAML forbids: #x{error.character:04x}"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        problem = " ".join(part for part in (error.problem, error.context) if part)
+        raise _refusal(
+            _mark(file, error.problem_mark or error.context_mark), f"not YAML: {problem}"
+        ) from error
+    except (ValueError, OverflowError) as error:  # the scanner's chr() of an escape beyond Unicode
+        raise _refusal(start, f"not YAML: {error}") from error
+    report.raise_errors()
+    return node
+
+
+def _refusal(mark: Mark, message: str) -> SpecError:
+    return spec_error([Diagnostic(mark, SYNTAX, message)])
+
+
+def _mark(file: str, mark: object) -> Mark:
+    return Mark(file, getattr(mark, "line", 0) + 1, getattr(mark, "column", 0) + 1)
+
+
+class _TooDeep(yaml.MarkedYAMLError):
+    def __init__(self, mark: object) -> None:
+        super().__init__(None, None, f"expected at most {MAX_DEPTH} levels, got more", mark)
+
+
+class _Events(YamlReader, Scanner, Parser):  # type: ignore[misc]  # PyYAML composes its loaders this way
+    """Events of pure-Python YAML; depth is bounded while tokens are scanned, before anything is built."""
+
+    def __init__(self, text: str) -> None:
+        YamlReader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+
+    def fetch_flow_collection_start(self, TokenClass: type) -> None:
+        """Scan ``[`` or ``{``."""
+        if self.flow_level >= MAX_DEPTH:
+            raise _TooDeep(self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        """Open a block collection where *column* is deeper than the last."""
+        if len(self.indents) > MAX_DEPTH:
+            raise _TooDeep(self.get_mark())
+        return bool(super().add_indent(column))
+
+
+class _Composer:
+    """Builds nodes from events; recursion is bounded by ``MAX_DEPTH``."""
+
+    def __init__(self, events: _Events, file: str, report: Report) -> None:
+        self._events: Iterator[Event] = iter(events.get_event, None)
+        self._file = file
+        self._report = report
+
+    def document(self) -> Node:
+        """Return the only document of the stream."""
+        node: Node | None = None
+        for event in self._events:
+            mark = _mark(self._file, event.start_mark)
+            if isinstance(event, StreamStartEvent | DocumentEndEvent):
+                continue
+            if isinstance(event, StreamEndEvent):
+                break
+            if isinstance(event, DocumentStartEvent):
+                if event.version or event.tags:
+                    self._refuse(mark, "directives are not allowed here")
+                if node is not None:
+                    raise _refusal(mark, "expected one document, got a second one")
+                continue
+            node = self._node(event, 1)
+        if node is None:
+            raise _refusal(Mark(self._file, 1, 1), "expected a document, got an empty file")
+        return node
+
+    def _node(self, event: Event, depth: int) -> Node:
+        mark = _mark(self._file, event.start_mark)
+        if depth > MAX_DEPTH:
+            raise _TooDeep(event.start_mark)
+        if isinstance(event, AliasEvent):
+            self._refuse(mark, f"aliases are not allowed here, got '*{event.anchor}'")
+            return ScalarNode(mark, None)
+        if event.anchor is not None:
+            self._refuse(mark, f"anchors are not allowed here, got '&{event.anchor}'")
+        if event.tag is not None:
+            self._refuse(mark, f"tags are not allowed here, got {event.tag!r}")
+        if isinstance(event, SequenceStartEvent):
+            return self._list(mark, depth)
+        if isinstance(event, MappingStartEvent):
+            return self._map(mark, depth)
+        return self._scalar(event, mark)
+
+    def _list(self, mark: Mark, depth: int) -> ListNode:
+        items: list[Node] = []
+        for event in self._events:
+            if isinstance(event, SequenceEndEvent):
+                break
+            items.append(self._node(event, depth + 1))
+        return ListNode(mark, tuple(items))
+
+    def _map(self, mark: Mark, depth: int) -> MapNode:
+        entries: dict[str, Entry] = {}
+        for event in self._events:
+            if isinstance(event, MappingEndEvent):
+                break
+            key = self._key(event, depth + 1)
+            value = self._node(next(self._events), depth + 1)
+            if key is None:
+                continue
+            if key.value in entries:
+                first = entries[str(key.value)].mark
+                message = f"the key {show(key)} stands here a second time; first in line {first.line}"
+                self._report.error(key.mark, DUPLICATE, message)
+                continue
+            entries[str(key.value)] = Entry(key.mark, str(key.value), value)
+        return MapNode(mark, tuple(entries.values()))
+
+    def _key(self, event: Event, depth: int) -> ScalarNode | None:
+        key = self._node(event, depth)
+        if isinstance(key, ScalarNode) and key.value == "<<" and not key.quoted:
+            self._refuse(key.mark, "merge keys are not allowed here, got '<<'")
+            return None
+        if isinstance(key, ScalarNode) and isinstance(key.value, str):
+            return key
+        if not isinstance(event, AliasEvent):
+            self._refuse(
+                key.mark, f"expected text as key, got {show(key)}", "put it in quotes if you mean text"
+            )
+        return None
+
+    def _scalar(self, event: ScalarEvent, mark: Mark) -> ScalarNode:
+        text: str = event.value
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            self._refuse(mark, "expected Unicode text, got half of a surrogate pair")
+            text = ""
+        if event.style is not None:
+            return ScalarNode(mark, text, quoted=True)
+        if _NULL.fullmatch(text):
+            return ScalarNode(mark, None)
+        if _TRUE.fullmatch(text) or _FALSE.fullmatch(text):
+            return ScalarNode(mark, text[0] in "tT")
+        if not _INT.fullmatch(text) and not _FLOAT.fullmatch(text) and not _NOT_FINITE.fullmatch(text):
+            return ScalarNode(mark, text)
+        return ScalarNode(mark, self._number(text, mark))
+
+    def _number(self, text: str, mark: Mark) -> int | float:
+        if len(text) <= _MAX_DIGITS and _INT.fullmatch(text):
+            if text[:2] in ("0o", "0x"):
+                return int(text, 0)
+            return int(text)  # 017 is seventeen in YAML 1.2
+        value = float(text) if len(text) <= _MAX_DIGITS and not _NOT_FINITE.fullmatch(text) else float("inf")
+        if value in (float("inf"), float("-inf")):
+            self._refuse(
+                mark, f"expected a finite number of at most {_MAX_DIGITS} characters, got {text[:20]!r}"
+            )
+            return 0
+        return value
+
+    def _refuse(self, mark: Mark, message: str, suggestion: str | None = None) -> None:
+        self._report.error(mark, SYNTAX, message, suggestion=suggestion)

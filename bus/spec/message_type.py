@@ -1,0 +1,135 @@
+"""Message types: pydantic model classes made from a spec, and their way to plain values and back.
+
+Plain values are what msgpack knows: None, bool, int, float, str, bytes, list, dict with text keys.
+Bytes are the business of ``wire``; nothing here packs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from bus.errors import BodyInvalid
+from bus.spec.field import CONFIG, READING
+from bus.spec.syntax import Delivery
+
+_SHOWN_ERRORS = 5
+
+
+class Message(BaseModel):
+    """What every message class is: strict, frozen, with no field beside those of its type.
+
+    Attributes:
+        __protocol__: ``name@major`` of the protocol that the class belongs to.
+        __message_type__: Name of the message type.
+    """
+
+    model_config = CONFIG
+
+    __protocol__: ClassVar[str] = ""
+    __message_type__: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MessageType:
+    """A message type of a compiled protocol.
+
+    Attributes:
+        index: Its number in the protocol, also on the wire.
+        window: At most this many unprocessed at the receiver, or None.
+        model: The class of its messages.
+        keys: Its fields that keep one value during a conversation, as named on the wire.
+        secret: Wire names of the fields that are never logged or shown in errors.
+    """
+
+    name: str
+    index: int
+    delivery: Delivery
+    window: int | None
+    model: type[Message]
+    keys: tuple[str, ...] = ()
+    secret: frozenset[str] = frozenset()
+    doc: str = ""
+    _serialize: Callable[..., dict[str, object]] = field(init=False, repr=False)
+    _validate: Callable[..., Message] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_serialize", self.model.__pydantic_serializer__.to_python)
+        object.__setattr__(self, "_validate", self.model.__pydantic_validator__.validate_python)
+
+    def to_plain(self, message: Message) -> dict[str, object]:
+        """Return the fields of *message*, an instance of ``model``, under their wire names.
+
+        Raises:
+            BodyInvalid: A list or map in it was changed after it was made and no longer fits.
+        """
+        try:
+            return self._serialize(message, warnings="error")
+        except PydanticSerializationError:
+            # The cause would show values, secret ones too.
+            raise BodyInvalid(
+                f"{self._where}: a field was changed after the message was made and no longer fits its type; "
+                "make a new message"
+            ) from None
+
+    def from_plain(self, fields: object) -> Message:
+        """Return the message that a peer sent as *fields*; fields that we do not know are left out.
+
+        Raises:
+            BodyInvalid: A field, rule or the whole is not what the type says. Values of secret fields
+                are never in the text, and nothing holds on to the body.
+        """
+        try:
+            return self._validate(fields, extra="ignore", context=READING)
+        except ValidationError as error:
+            raise BodyInvalid(self._explain(error)) from None
+
+    def build(self, fields: Mapping[str, object]) -> Message:
+        """Return a message to send, made of *fields* that a person or program wrote (JSON, say).
+
+        Raises:
+            BodyInvalid: As ``from_plain``, and for fields that the type lacks.
+        """
+        try:
+            return self._validate(dict(fields))
+        except ValidationError as error:
+            raise BodyInvalid(self._explain(error)) from None
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema (2020-12) of the message, for forms and tools."""
+        return self.model.model_json_schema(by_alias=True)
+
+    @property
+    def _where(self) -> str:
+        return f"{self.model.__protocol__} {self.name}"
+
+    def _explain(self, error: ValidationError) -> str:
+        details = error.errors(include_url=False)
+        lines = [self._line(detail) for detail in details[:_SHOWN_ERRORS]]
+        if len(details) > _SHOWN_ERRORS:
+            lines.append(f"and {len(details) - _SHOWN_ERRORS} more")
+        return f"{self._where}: {'; '.join(lines)}"
+
+    def _line(self, detail: Mapping[str, Any]) -> str:
+        path = ".".join(str(part)[:60] for part in detail["loc"])
+        place = f"{path}: " if path else ""
+        if detail["type"] == "missing":
+            return f"{place}expected a value, got none"
+        if detail["type"] == "extra_forbidden":
+            known = ", ".join(one.alias or name for name, one in self.model.model_fields.items())
+            return f"{place}expected one of the fields {known or '(none)'}"
+        expected = str(detail["msg"]).removeprefix("Input should be ").removeprefix("Value should be ")
+        return f"{place}expected {expected}, got {self._got(detail)}"
+
+    def _got(self, detail: Mapping[str, Any]) -> str:
+        """Return the type of what was got; a number's value too, where it is no secret."""
+        value = detail["input"]
+        kind = type(value).__name__
+        hidden = self.secret and (not detail["loc"] or not self.secret.isdisjoint(detail["loc"]))
+        if isinstance(value, int | float) and not hidden:
+            return f"{kind} {str(value)[:30]}" if not isinstance(value, int) or abs(value) < 2**64 else kind
+        return kind
