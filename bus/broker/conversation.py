@@ -198,7 +198,7 @@ class Conversation:
         """End the conversation from outside its own steps: failed or canceled; undelivered messages are dropped."""
         self.epoch += 1
         self.sequence += 1
-        self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", outcome))
+        self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", f"{outcome}.end"))
         for mailbox in self.mailboxes:
             self._revoke(mailbox, mailbox.discard_all())
             mailbox.before = (self.epoch - 1, mailbox.at)
