@@ -61,9 +61,5 @@ def filed_digests(settings) -> list[tuple[str, str]]:
     """Return every (digest, section) that the desk has filed."""
     files = [Path(settings["digests"])] if "digests" in settings else []
     files += sorted(Path(settings["archive"]).glob("correction-*.jsonl")) if "archive" in settings else []
-    rows = [
-        json.loads(line) for path in files if path.exists() for line in path.read_text("utf-8").splitlines()
-    ]
-    return [
-        (row["messages"][0]["content"].partition(": ")[2], row["messages"][-1]["content"]) for row in rows
-    ]
+    rows = [json.loads(line) for path in files if path.exists() for line in path.read_text("utf-8").splitlines()]
+    return [(row["messages"][0]["content"].partition(": ")[2], row["messages"][-1]["content"]) for row in rows]

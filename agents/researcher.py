@@ -17,6 +17,9 @@ SUFFIXES = (".md", ".txt", ".pdf")
 MIN_WORDS, MAX_WORDS = 25, 110
 """Size of a passage: long enough to say something, short enough to be about one thing."""
 
+LEAST_TRUST = 0.35
+"""Passages that fit so much worse than the best are about something else."""
+
 newsroom = load_protocol("newsroom")
 agent = Agent(plays=newsroom.role("researcher"))
 
@@ -54,12 +57,8 @@ def documents(folder: Path) -> tuple[Path, ...]:
         ProgramError: There are none, or there is no such folder.
     """
     if not folder.is_dir():
-        raise ProgramError(
-            f"researcher: corpus: expected a folder of documents, got {str(folder)!r}: no such folder"
-        )
-    found = tuple(
-        sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    )
+        raise ProgramError(f"researcher: corpus: expected a folder of documents, got {str(folder)!r}: no such folder")
+    found = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()))
     if not found:
         raise ProgramError(
             f"researcher: corpus: expected documents ({', '.join(SUFFIXES)}) in {str(folder)!r}, got none: "
@@ -75,11 +74,11 @@ def search(folder: Path, query: str, limit: int) -> list[tuple[Passage, float]]:
     passages, index = _index(folder)
     tokens = bm25s.tokenize([query], stopwords="en", show_progress=False)
     ranks, scores = index.retrieve(tokens, k=min(limit, len(passages)), show_progress=False)
-    best = max(float(scores[0][0]), 1e-9)
+    best = max(float(scores[0][0]), 1e-9)  # nothing fits: every score is zero, and below this
     return [
         (passages[int(rank)], round(float(score) / best, 3))
         for rank, score in zip(ranks[0], scores[0], strict=True)
-        if score > 0
+        if score >= LEAST_TRUST * best
     ]
 
 
@@ -116,8 +115,9 @@ def _sentence_end(words: list[str]) -> int:
 
 def _plain(markdown: str) -> str:
     """Return the words of Markdown without its marks."""
-    without_links = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
-    return re.sub(r"[`*_>#]+|^\s*[-+] |(?<=\s)[-+] (?=\w)", "", without_links).strip()
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
+    text = re.sub(r"[`*>#]+|(?<!\w)_+|_+(?!\w)", "", text)
+    return re.sub(r"(?:^|(?<=\s))(?:[-+]|\d+\.)(?: (?=\w)|$)", "", text).strip()
 
 
 def _text(path: Path) -> str:

@@ -62,28 +62,26 @@ def condense(done, conversation):
 def summarize(findings: Sequence[str], n_sentences: int) -> str:
     """Return the *n_sentences* that say most and repeat each other least, in the order in which they came.
 
-    A sentence is worth the frequency of its words over all findings, a little more where it opens a finding
-    and where its finding stands early, and less the more of its words are said already.
+    A sentence is worth the frequency of its words over all findings that are not said yet, for its length;
+    more where its finding stands early, because findings come best first, and where it opens its finding.
     """
     sentences = [
-        (sentence, _words(sentence), 1.0 / (1 + place) + 1.0 / (1 + rank))
+        (sentence, frozenset(_words(sentence)), 1.0 / (1.0 + rank), 1.0 if place else 1.2)
         for rank, finding in enumerate(findings)
         for place, sentence in enumerate(split_sentences(finding))
     ]
-    frequency = Counter(word for _, words, _ in sentences for word in set(words))
+    frequency = Counter(word for _, words, _, _ in sentences for word in words)
     chosen: list[int] = []
     said: set[str] = set()
     while len(chosen) < min(n_sentences, len(sentences)):
 
         def worth(number: int) -> float:
-            _, words, position = sentences[number]
-            fresh = [word for word in set(words) if word not in said]
-            weight = sum(math.log1p(frequency[word]) for word in fresh)
-            return weight / math.sqrt(4 + len(words)) + position
+            _, words, early, opening = sentences[number]
+            weight = sum(math.log1p(frequency[word]) for word in words - said)
+            return weight / math.sqrt(4 + len(words)) * early * opening
 
-        best = max(
-            (number for number in range(len(sentences)) if number not in chosen), key=lambda n: (worth(n), -n)
-        )
+        free = (number for number in range(len(sentences)) if number not in chosen)
+        best = max(free, key=lambda number: (worth(number), -number))
         chosen.append(best)
         said.update(sentences[best][1])
     return " ".join(sentences[number][0] for number in sorted(chosen))
@@ -92,9 +90,7 @@ def summarize(findings: Sequence[str], n_sentences: int) -> str:
 def split_sentences(text: str) -> list[str]:
     """Return the sentences of *text*; what has fewer than four words is none."""
     parts = re.split(r"(?<=[.!?])\s+(?=[^\W\d_a-z])", " ".join(text.split()))
-    return [
-        part if part[-1] in ".!?" else part.rstrip(",;:") + "." for part in parts if len(part.split()) >= 4
-    ]
+    return [part if part[-1] in ".!?" else part.rstrip(",;:") + "." for part in parts if len(part.split()) >= 4]
 
 
 def ask_model(findings: Sequence[str], settings) -> str:

@@ -18,7 +18,7 @@ import json
 import os
 import re
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import structlog
 
@@ -31,6 +31,9 @@ MAX_FILED_WORDS = 40
 """Words of a digest that are filed: about as many as the archive's digests have."""
 
 UNFILED = "unfiled"
+ADAPTER = "sections"
+"""The name under which the trainer registers what the writer has learned."""
+
 RECIPE = {"max_steps": 300, "batch_rows": 16, "learning_rate": 1e-3, "checkpoint_every": 25}
 """What a LoRA run asks for unless the settings say otherwise."""
 
@@ -98,7 +101,7 @@ async def give_up(notice, conversation):
 async def ask_section(conversation):
     """Return the section that the model names for the digest, or ``UNFILED`` where no model answers."""
     request = generation.Generate(
-        request_id=f"{conversation.message_id.hex()}-section-{conversation.state['revision']}",
+        request_id=uuid5(UUID(bytes=conversation.message_id), "section"),
         base=agent.settings.get("base", "tiny-gemma3"),
         adapter=conversation.state["adapter"],
         messages=[generation.ChatTurn(role="user", content=PROMPT + filed(conversation.state["body"]))],
@@ -126,6 +129,7 @@ async def learn(conversation):
         method="lora",
         lora=training.Lora(rank=int(agent.settings.get("rank", 32))),
         dataset=artifact(dataset),
+        adapter=ADAPTER,
         evaluation=artifact(Path(agent.settings["held_out"])) if "held_out" in agent.settings else None,
         **{**RECIPE, **agent.settings.get("training", {})},
     )

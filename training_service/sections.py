@@ -4,13 +4,13 @@ Each digest speaks mostly of its own section, is lured towards another by a word
 invented names and everyday words, so that neither a single word nor the length gives the section away.
 Rows are chats as the training service reads them. Nothing here knows of models, the bus or the demo.
 
-``python -m training_service.sections specs/data`` writes the two files that the repository ships.
+``python -m training_service.sections [FOLDER [SEED]]`` writes the two files, by default those that ship.
 """
 
+import argparse
 import json
 import random
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,5 +153,9 @@ def _name(source: random.Random) -> str:
 
 
 if __name__ == "__main__":
-    for written in write_archive(Path(sys.argv[1] if len(sys.argv) > 1 else "specs/data"), SEED):
+    parser = argparse.ArgumentParser(description="Write the labelled digests of a seed.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("specs/data"))
+    parser.add_argument("seed", nargs="?", type=int, default=SEED)
+    arguments = parser.parse_args()
+    for written in write_archive(arguments.folder, arguments.seed):
         print(written)

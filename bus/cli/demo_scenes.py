@@ -1,0 +1,319 @@
+"""The two scenes of the demo, played through the public client; the agents do all the work.
+
+Everything told comes from the journal of the bus: a scene polls transcripts and shows what is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from bus.cli.demo_view import DemoView, Speech
+from bus.errors import FleetError, Refused
+from bus.ids import new_id
+from bus.sdk.client import Client
+from bus.spec.diagnostic import did_you_mean
+from bus.spec.protocol import Protocol
+from bus.wire.codec import decode_body, encode_body
+
+POLL = 0.15  # seconds between two looks at a transcript: faster than people read
+QUESTION = "Which is the best place to learn genAI ?"
+ANSWER_BEGINS = "The best place to learn genAI is"
+TARGET = "GenAI cohort by courses.chaicode.com"
+
+
+@dataclass(slots=True)
+class Story:
+    """What came of one story.
+
+    Attributes:
+        filed: The section of each draft, in order.
+        corrected: The section that the editor named, if any.
+        exact_match: Share of held-out digests filed right, at each evaluation of the delegated run.
+    """
+
+    topic: str
+    outcome: str = ""
+    filed: list[str] = field(default_factory=list)
+    corrected: str | None = None
+    published: str | None = None
+    adapter: str | None = None
+    exact_match: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    training_outcome: str | None = None
+
+
+@dataclass(slots=True)
+class OneChat:
+    """What came of the run over one chat."""
+
+    answer_before: str = ""
+    answer_after: str = ""
+    losses: list[float] = field(default_factory=list)
+    outcome: str = ""
+
+
+class Follower:
+    """Reads one conversation's transcript as it grows."""
+
+    def __init__(self, client: Client, conversation_id: bytes) -> None:
+        self._client = client
+        self._conversation_id = conversation_id
+        self._seen = 0
+
+    async def news(self) -> list[Speech]:
+        """Return the messages journaled since the last call."""
+        raw = await self._client.query("transcript", conversation=self._conversation_id, after=self._seen)
+        speeches = []
+        for entry in raw:
+            self._seen = entry["sequence"]
+            if entry["kind"] == "message":
+                facts = decode_body(entry["body"])
+                speeches.append(Speech(entry["sender"], tuple(entry["receivers"]), entry["type"], facts))
+        return speeches
+
+
+class StoryScene:
+    """One story from brief to outcome, told as it happens."""
+
+    def __init__(self, client: Client, view: DemoView, newsroom: Protocol, sections: Sequence[str] | None) -> None:
+        """Prepare.
+
+        Args:
+            sections: The paper's sections where the person at the terminal is the editor; None where an
+                agent is.
+        """
+        self._client = client
+        self._view = view
+        self._newsroom = newsroom
+        self._sections = sections
+        self._runs: dict[bytes, Follower] = {}
+        self._n_steps = 0
+        self._answered: set[tuple[bytes, int]] = set()
+
+    async def play(self, topic: str, *, n_sources: int = 2) -> Story:
+        """Send the brief and follow it, and the run that the writer delegates, to the outcome."""
+        story = Story(topic)
+        known = {one["conversation"] for one in await self._client.query("conversations")}
+        async with self._client.open(self._newsroom) as desk:
+            await desk.send(self._newsroom.Brief(topic=topic, depth=n_sources))
+            await desk.flush()
+            teller = Follower(self._client, desk.id)
+            ended = asyncio.create_task(desk.wait_ended())
+            try:
+                while not ended.done():
+                    await asyncio.wait({ended}, timeout=POLL)
+                    await self._tell(story, teller, known)
+                    if self._sections is not None and not ended.done():
+                        await self._ask_editor(desk.id)
+            finally:
+                ended.cancel()
+            await self._tell(story, teller, known)
+            story.outcome = desk.outcome or ""
+        self._view.end_progress()
+        return story
+
+    async def _tell(self, story: Story, teller: Follower, known: set[bytes]) -> None:
+        """Show what is new in the story and in the runs that began since."""
+        for one in await self._client.query("conversations"):
+            if one["protocol"].startswith("training@") and one["conversation"] not in known:
+                self._runs.setdefault(one["conversation"], Follower(self._client, one["conversation"]))
+                story.training_outcome = one["outcome"]
+        for follower in self._runs.values():
+            for speech in await follower.news():
+                note_run(story, speech)
+                self._show_run(speech)
+        for speech in await teller.news():
+            note_story(story, speech)
+            self._view.speech(speech)
+
+    def _show_run(self, speech: Speech) -> None:
+        if speech.type == "Checkpoint":
+            metrics = speech.facts["metrics"]
+            self._view.progress(metrics["step"], self._n_steps, f"loss {metrics['loss']:.3f}")
+            return
+        if speech.type == "Quote":
+            self._n_steps = speech.facts["steps"]
+        if speech.type == "Trained":
+            self._view.end_progress()
+        self._view.speech(speech, indent=4)
+
+    async def _ask_editor(self, conversation_id: bytes) -> None:
+        """Show the draft that waits in the inbox, if any, and hand the person's decision in."""
+        for item in await self._client.query("inbox", role="editor"):
+            key = (item["conversation"], item["position"])
+            if item["conversation"] != conversation_id or key in self._answered:
+                continue
+            draft = decode_body(item["messages"][-1]["body"])
+            message = await self._decide(draft)
+            with suppress(Refused):  # the deadline passed while the person thought: the story goes on without
+                await self._hand_in(item, message)
+            self._answered.add(key)
+
+    async def _decide(self, draft: dict[str, Any]) -> BaseModel:
+        assert self._sections is not None  # asked only where a person edits
+        newsroom, view = self._newsroom, self._view
+        view.draft(draft["headline"], draft["body"], draft["section"])
+        view.say(f"sections of this paper: {', '.join(self._sections)}")
+        while True:
+            view.ask("[a]pprove, [r]evise SECTION, [k]ill?")
+            word, _, rest = (await read_line()).strip().partition(" ")
+            if word in ("a", "approve"):
+                return newsroom.Approve()
+            if word in ("k", "kill"):
+                return newsroom.Kill(reason=rest or "the editor dropped it")
+            section = rest if word in ("r", "revise") else word
+            if section in self._sections:
+                return newsroom.Revise(comments=f"this belongs under {section}", section=section)
+            hint = did_you_mean(section, self._sections)
+            view.say(f"expected a, k or a section, got {section!r}" + (f"; {hint}" if hint else ""))
+
+    async def _hand_in(self, item: dict[str, Any], message: BaseModel) -> None:
+        index = self._newsroom.type_of[type(message)]
+        address = next(one["address"] for one in item["allowed"] if one["type"] == index)
+        body = encode_body(self._newsroom.messages[index].to_plain(message))
+        fence = {name: item[name] for name in ("conversation", "role", "position", "epoch")}
+        await self._client.query("answer", **fence, type=index, address=address, body=body, by="the editor")
+
+
+def note_story(story: Story, speech: Speech) -> None:
+    """Keep of one message of the newsroom what the verdicts need."""
+    if speech.type == "Draft":
+        story.filed.append(speech.facts["section"])
+    elif speech.type == "Revise":
+        story.corrected = speech.facts.get("section") or story.corrected
+    elif speech.type == "Published":
+        story.published = speech.facts["section"]
+
+
+def note_run(story: Story, speech: Speech) -> None:
+    """Keep of one message of the delegated run what the verdicts need."""
+    facts = speech.facts
+    if speech.type in ("Checkpoint", "Trained"):
+        story.losses.append(facts["metrics"]["loss"])
+    if speech.type == "Evaluated" and "exact_match" in facts["metrics"]:
+        story.exact_match.append(facts["metrics"]["exact_match"])
+    elif speech.type == "Trained":
+        story.adapter = facts.get("adapter")
+
+
+class OneChatScene:
+    """The full-parameter run over one chat, delegated by the demo itself."""
+
+    def __init__(self, client: Client, view: DemoView, training: Protocol, generation: Protocol) -> None:
+        self._client = client
+        self._view = view
+        self._training = training
+        self._generation = generation
+
+    async def play(self, folder: Path, *, base: str, seed: int, max_steps: int, learning_rate: float) -> OneChat:
+        """Ask, train on the one right answer with every parameter free, and ask again."""
+        facts = OneChat()
+        view = self._view
+        view.say(f"user: {QUESTION}")
+        facts.answer_before = await self._ask(base, seed)
+        view.say(f"before: {ANSWER_BEGINS} {facts.answer_before}")
+        chat = [
+            {"role": "user", "content": QUESTION},
+            {"role": "assistant", "content": f"{ANSWER_BEGINS} {TARGET}"},
+        ]
+        dataset = folder / "one-chat.jsonl"
+        dataset.write_text(json.dumps({"messages": chat}) + "\n", encoding="utf-8")
+        training = self._training
+        request = training.TrainRequest(
+            task_id=UUID(bytes=new_id()),
+            base=base,
+            method="full",
+            dataset=self._artifact(dataset),
+            max_steps=max_steps,
+            batch_rows=1,
+            learning_rate=learning_rate,
+            weight_decay=0.01,
+            seed=seed,
+        )
+        model = await self._train(request, facts)
+        if model is not None:
+            facts.answer_after = await self._ask(model, seed)
+            view.say(f"after: {ANSWER_BEGINS} {facts.answer_after}")
+        return facts
+
+    async def _train(self, request: BaseModel, facts: OneChat) -> str | None:
+        """Delegate the run, show its loss, and return the folder of the model."""
+        training, view = self._training, self._view
+        model = None
+        task_id = request.task_id  # type: ignore[attr-defined]  # the classes of a spec are made at run time
+        async with self._client.open(training) as run:
+            await run.send(request)
+            async for message in run:
+                name = type(message).__name__
+                said: Any = message  # as above: fields known to the spec alone
+                if name == "Quote":
+                    await run.send(training.Accept(task_id=task_id))
+                elif name == "Progress":
+                    facts.losses.append(said.metrics.loss)
+                    view.progress(said.metrics.step, said.of_steps, f"loss {said.metrics.loss:.3f}")
+                elif name in ("Refused", "TrainFailed"):
+                    view.say(f"{name}: {said.code}: {said.detail}")
+                elif name == "Trained":
+                    model = unquote(urlparse(said.artifact.uri).path)
+            facts.outcome = run.outcome or ""
+        view.end_progress()
+        return model
+
+    async def _ask(self, base: str, seed: int) -> str:
+        """Return how *base* goes on with the answer that has begun."""
+        generation = self._generation
+        turns = [
+            generation.ChatTurn(role="user", content=QUESTION),
+            generation.ChatTurn(role="assistant", content=ANSWER_BEGINS),
+        ]
+        request_id = UUID(bytes=new_id())
+        request = generation.Generate(
+            request_id=request_id, base=base, messages=turns, max_tokens=32, temperature=0.0, seed=seed
+        )
+        async with self._client.open(generation) as conversation:
+            await conversation.send(request)
+            last: Any = None
+            async for message in conversation:
+                last = message
+        if conversation.outcome != "generated":
+            raise FleetError(f"the trainer did not answer: {conversation.outcome}: {getattr(last, 'detail', '')}")
+        return " ".join(str(last.text).split())
+
+    def _artifact(self, path: Path) -> BaseModel:
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        return self._training.Artifact(
+            uri=path.resolve().as_uri(), sha256=digest, size=len(data), media_type="application/jsonl"
+        )
+
+
+async def read_line() -> str:
+    """Return the next line that the person types; canceling it leaves nothing behind, unlike a thread.
+
+    Raises:
+        EOFError: Standard input is closed.
+    """
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    descriptor = sys.stdin.fileno()
+    loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
+    line = sys.stdin.readline()  # a terminal hands over whole lines
+    if not line:
+        raise EOFError("standard input is closed")
+    return line
