@@ -12,13 +12,13 @@ EVENTS = frozenset(
     {
         "broker.started", "broker.stopped", "broker.failed", "broker.recovered",
         "agent.registered", "agent.left", "agent.lost", "agent.restarted", "agent.started", "agent.exited",
-        "agent.gave_up", "agent.reconnected", "agent.refused",
+        "agent.gave_up", "agent.disconnected", "agent.reconnected", "agent.refused",
         "conversation.opened", "conversation.ended",
         "delivery.expired", "delivery.dead", "delivery.failed", "delivery.reminded", "delivery.waiting", "lease.lost", "frame.refused",
         "turn.revoked", "turn.refused",
         "fleet.started", "fleet.stopped", "fleet.failed", "notify.failed",
         "task.accepted", "task.refused", "run.started", "run.finished", "run.failed", "run.canceled",
-        "run.resumed", "checkpoint.written", "adapter.registered", "child.started", "child.died",
+        "run.resumed", "run.progressed", "checkpoint.written", "adapter.registered", "child.started", "child.died",
     }
 )  # fmt: skip
 
