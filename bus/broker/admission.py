@@ -303,7 +303,8 @@ class Admission:
         if newest is None or position > newest.position:
             self.refuse(session, n, Refusal("malformed", f"position {position} was not delivered"))
             return
-        if newest.position == position and not mailbox.queued:
+        # Who opened the conversation reads it and speaks outside turns: a script, or a call inside another turn.
+        if newest.position == position and not mailbox.queued and role != conversation.opener:
             refusal = self._check_turn(conversation, mailbox, newest, True, [], None)
             if refusal is not None:
                 self.refuse(session, n, refusal)
