@@ -26,8 +26,7 @@ def settle(graph: Automaton, reachable: set[int]) -> None:
         reachable: The nodes that can be reached from the start; no others are looked at.
 
     Raises:
-        SpecError: A loop can be passed without a message, or a message may or may not be the last of
-            a counted pass.
+        SpecError: A message may or may not be the last of a counted pass, or such a pass may be empty.
     """
     for number in sorted(reachable):
         node = graph.nodes[number]
@@ -52,6 +51,7 @@ def _behind(graph: Automaton, edge: Edge) -> tuple[tuple[int, ...], tuple[int, .
     found: dict[int, tuple[bool, int]] = {}
     first = (edge.target, _after((), edge))
     seen, waiting = {first}, [first]
+    # This ends: going round a counted loop silently meets its head, a position, with another effect.
     while waiting:
         number, effect = waiting.pop()
         node = graph.nodes[number]
@@ -60,9 +60,6 @@ def _behind(graph: Automaton, edge: Edge) -> tuple[tuple[int, ...], tuple[int, .
         for onward in node.edges:
             if onward.silent:
                 then = (onward.target, _after(effect, onward))
-                for counter, (_, n) in then[1]:
-                    if n > 1:
-                        raise _error(graph, edge, counter, "may be empty")
                 if then not in seen:
                     seen.add(then)
                     waiting.append(then)

@@ -73,16 +73,21 @@ def interleave(graph: Automaton, mark: Mark, strands: tuple[Strand, ...], after:
 def _movers(graph: Automaton, places: tuple[int, ...]) -> tuple[int, ...]:
     """Return the branches that may move: the first one that cannot rest alone, else all."""
     for index, place in enumerate(places):
-        node = graph.nodes[place]
-        if node.edges and not node.is_position:
+        if _is_passing(graph.nodes[place]):
             return (index,)
     return tuple(range(len(places)))
 
 
 def _merged(graph: Automaton, places: tuple[int, ...]) -> Node:
     nodes = [graph.nodes[place] for place in places]
+    rests = not any(_is_passing(node) for node in nodes)
     return Node(
         scopes=tuple(sorted({scope for node in nodes for scope in node.scopes})),
         counters=tuple(sorted({counter for node in nodes for counter in node.counters})),
-        deadlines=[deadline for node in nodes for deadline in node.deadlines],
+        deadlines=[deadline for node in nodes for deadline in node.deadlines] if rests else [],
     )
+
+
+def _is_passing(node: Node) -> bool:
+    """Return whether a branch cannot rest in *node*, but goes on silently."""
+    return bool(node.edges) and not node.is_position

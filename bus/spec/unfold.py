@@ -29,9 +29,7 @@ from bus.spec.syntax import (
     Call,
     Choice,
     Continue,
-    Each,
     End,
-    Enroll,
     Interrupt,
     Loop,
     Mark,
@@ -184,7 +182,7 @@ class _Unfolding:
                 self._edge(here, Edge(self._frame(step, around).after))
             case Continue():
                 self._again(here, self._frame(step, around))
-            case Each() | Enroll() | Call():
+            case _:  # Each, Enroll, Call
                 what = (
                     f"call: {step.protocol}"
                     if isinstance(step, Call)

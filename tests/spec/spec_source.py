@@ -7,7 +7,7 @@ from bus.spec.diagnostic import Report
 from bus.spec.loader import parse_document
 from bus.spec.parse import parse_spec
 from bus.spec.projection import project
-from bus.spec.protocol import Machine, Tables
+from bus.spec.protocol import Machine
 from bus.spec.syntax import Spec
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -61,11 +61,6 @@ def parsed(text: str) -> Spec:
 def shipped(name: str) -> Spec:
     """Return the spec of a protocol that palaver ships."""
     return parsed((SPECS / f"{name}.protocol.yaml").read_text(encoding="utf-8"))
-
-
-def tables_of(conversation: str, *, within: str | None = None) -> Tables:
-    """Return the tables of a conversation."""
-    return project(spec_of(conversation, within=within))
 
 
 class Walk:

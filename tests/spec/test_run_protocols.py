@@ -27,7 +27,6 @@ def finished(name: str, *, mishap: float) -> list[ReferenceRun]:
     return runs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_every_random_run_ends_and_leaves_no_message_behind(name: str) -> None:
     for run in finished(name, mishap=0.1):
@@ -36,7 +35,6 @@ def test_every_random_run_ends_and_leaves_no_message_behind(name: str) -> None:
             assert run.early == [[] for _ in run.states], run.history
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_where_nothing_goes_wrong_every_run_ends_in_an_outcome_of_the_protocol(name: str) -> None:
     known = {outcome for outcome, _ in SPECS[name].outcomes} | {"done", "gave-up", "stopped"}
@@ -46,7 +44,6 @@ def test_where_nothing_goes_wrong_every_run_ends_in_an_outcome_of_the_protocol(n
         assert run.early == [[] for _ in run.states], run.history
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_after_an_end_no_role_can_do_anything(name: str) -> None:
     for run in finished(name, mishap=0.1):
@@ -57,7 +54,6 @@ def test_after_an_end_no_role_can_do_anything(name: str) -> None:
             assert machine.final[state]
 
 
-@pytest.mark.slow
 def test_random_runs_of_the_newsroom_reach_both_outcomes_and_the_end_of_the_loop() -> None:
     runs = finished("newsroom", mishap=0.02)
 
