@@ -79,7 +79,8 @@ def _check_decider(choice: Choice, report: Report) -> None:
                 report.error(
                     send.mark,
                     "E-CHOICE-DECIDER",
-                    f"choice {choice.decider}: branch {branch.name!r} can start with {send.message!r} by {send.sender!r}",
+                    f"choice {choice.decider}: branch {branch.name!r} can start with "
+                    f"{send.message!r} by {send.sender!r}",
                     role=send.sender,
                     suggestion=f"begin the branch with a message by {choice.decider!r}",
                 )
@@ -87,7 +88,7 @@ def _check_decider(choice: Choice, report: Report) -> None:
             report.error(
                 branch.mark,
                 "E-CHOICE-DECIDER",
-                f"choice {choice.decider}: branch {branch.name!r} starts without a message, so nobody decides for it",
+                f"choice {choice.decider}: branch {branch.name!r} starts without a message: nobody decides for it",
                 role=choice.decider,
                 suggestion=f"begin the branch with a message by {choice.decider!r}",
             )
@@ -122,7 +123,8 @@ def _check_overlap(parallel: Parallel, report: Report) -> None:
                 report.error(
                     send.mark,
                     "E-PAR-OVERLAP",
-                    f"parallel: the branches {seen[key].name!r} and {branch.name!r} share {key[0]} -> {key[1]}: {key[2]}",
+                    f"parallel: the branches {seen[key].name!r} and {branch.name!r} share "
+                    f"{key[0]} -> {key[1]}: {key[2]}",
                     role=key[1],
                     suggestion="give each branch a message of its own",
                 )

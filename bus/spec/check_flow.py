@@ -88,7 +88,8 @@ class _Flow:
             case Loop():
                 return self._loop(step, around)
             case Parallel():
-                return all([self.block(branch.body, (*around, _Frame(None))) for branch in step.branches])
+                ways = [self.block(branch.body, (*around, _Frame(None))) for branch in step.branches]
+                return all(ways)
             case Scope():
                 ways = [self.block(step.body, around)]
                 ways += [self.block(interrupt.body, around) for interrupt in step.interrupts]
@@ -100,7 +101,8 @@ class _Flow:
                     ways.append(self.block(step.late, inside))
                 return any(ways) or may_be_empty(self.spec.roles, step.role)
             case Call():
-                return any([self.block(branch.body, around) for branch in step.outcomes])
+                ways = [self.block(branch.body, around) for branch in step.outcomes]
+                return any(ways)
             case Break() | Continue():
                 self._leave(step, around)
                 return False

@@ -16,7 +16,8 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from types import GenericAlias
+from typing import Annotated, Any, Literal, Optional
 from uuid import UUID
 
 from pydantic import (
@@ -63,9 +64,7 @@ class Artifact(BaseModel):
     media_type: Annotated[str, StringConstraints(max_length=255)] = "application/octet-stream"
 
 
-_DATETIME = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
-)
+_DATETIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SECONDS = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,6}))?s")
 _UNITS = re.compile(r"([0-9]{1,9})(ms|m|h|d)")
@@ -216,14 +215,15 @@ def annotation(field: Field, structs: Mapping[str, type[BaseModel]]) -> Any:
     """Return the pydantic annotation of a field whose type names resolve in *structs*."""
     if field.type is None:
         return _enum(field)
-    kind = _scalar(field.type.name, field, structs)
     # Any: annotations made at run time have no static type.
+    kind: Any = _scalar(field.type.name, field, structs)
+    items = Constraint(min_length=field.min_items, max_length=field.max_items)
     if field.type.container == "list":
-        kind = Annotated[list[kind], Constraint(min_length=field.min_items, max_length=field.max_items)]
+        kind = Annotated[GenericAlias(list, (kind,)), items]
     elif field.type.container == "map":
         key = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
-        kind = Annotated[dict[key, kind], Constraint(min_length=field.min_items, max_length=field.max_items)]  # type: ignore[valid-type]  # made at run time
-    return kind | None if field.type.optional else kind
+        kind = Annotated[GenericAlias(dict, (key, kind)), items]
+    return Optional[kind] if field.type.optional else kind  # noqa: UP045  # the operand is no class
 
 
 def _scalar(name: str, field: Field, structs: Mapping[str, type[BaseModel]]) -> Any:
@@ -231,9 +231,7 @@ def _scalar(name: str, field: Field, structs: Mapping[str, type[BaseModel]]) -> 
         return structs[name]
     if name == "string":
         most = MAX_TEXT if field.max_len is None else field.max_len
-        return Annotated[
-            str, StringConstraints(min_length=field.min_len, max_length=most, pattern=field.pattern)
-        ]
+        return Annotated[str, StringConstraints(min_length=field.min_len, max_length=most, pattern=field.pattern)]
     if name == "bytes":
         return Annotated[bytes, Constraint(min_length=field.min_len, max_length=field.max_len)]
     if name == "int":
@@ -246,7 +244,7 @@ def _scalar(name: str, field: Field, structs: Mapping[str, type[BaseModel]]) -> 
 
 
 def _enum(field: Field) -> Any:
-    closed = Literal[field.enum]  # type: ignore[valid-type]  # made at run time
+    closed: Any = Literal.__getitem__(field.enum)
     if not field.open:
         return closed
 

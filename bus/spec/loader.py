@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+from yaml.error import Mark as YamlMark
 from yaml.events import (
     AliasEvent,
+    CollectionStartEvent,
     DocumentEndEvent,
     DocumentStartEvent,
     Event,
@@ -103,14 +105,10 @@ def parse_document(text: str, file: str = "<text>") -> Node:
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
-        raise _refusal(
-            Mark(file, line, column), f"a character that YAML forbids: #x{error.character:04x}"
-        ) from error
+        raise _refusal(Mark(file, line, column), f"a character that YAML forbids: #x{error.character:04x}") from error
     except yaml.MarkedYAMLError as error:
         problem = " ".join(part for part in (error.problem, error.context) if part)
-        raise _refusal(
-            _mark(file, error.problem_mark or error.context_mark), f"not YAML: {problem}"
-        ) from error
+        raise _refusal(_mark(file, error.problem_mark or error.context_mark), f"not YAML: {problem}") from error
     except (ValueError, OverflowError) as error:  # the scanner's chr() of an escape beyond Unicode
         raise _refusal(start, f"not YAML: {error}") from error
     report.raise_errors()
@@ -121,16 +119,21 @@ def _refusal(mark: Mark, message: str) -> SpecError:
     return spec_error([Diagnostic(mark, SYNTAX, message)])
 
 
-def _mark(file: str, mark: object) -> Mark:
-    return Mark(file, getattr(mark, "line", 0) + 1, getattr(mark, "column", 0) + 1)
+def _mark(file: str, mark: YamlMark | None) -> Mark:
+    return Mark(file, mark.line + 1, mark.column + 1) if mark is not None else Mark(file, 1, 1)
+
+
+def _begin(event: Event) -> YamlMark | None:
+    mark = event.start_mark
+    return mark if isinstance(mark, YamlMark) else None  # the C parser's marks are typed apart
 
 
 class _TooDeep(yaml.MarkedYAMLError):
-    def __init__(self, mark: object) -> None:
+    def __init__(self, mark: YamlMark | None) -> None:
         super().__init__(None, None, f"expected at most {MAX_DEPTH} levels, got more", mark)
 
 
-class _Events(YamlReader, Scanner, Parser):  # type: ignore[misc]  # PyYAML composes its loaders this way
+class _Events(YamlReader, Scanner, Parser):
     """Events of pure-Python YAML; depth is bounded while tokens are scanned, before anything is built."""
 
     def __init__(self, text: str) -> None:
@@ -163,7 +166,7 @@ class _Composer:
         """Return the only document of the stream."""
         node: Node | None = None
         for event in self._events:
-            mark = _mark(self._file, event.start_mark)
+            mark = _mark(self._file, _begin(event))
             if isinstance(event, StreamStartEvent | DocumentEndEvent):
                 continue
             if isinstance(event, StreamEndEvent):
@@ -180,21 +183,27 @@ class _Composer:
         return node
 
     def _node(self, event: Event, depth: int) -> Node:
-        mark = _mark(self._file, event.start_mark)
+        mark = _mark(self._file, _begin(event))
         if depth > MAX_DEPTH:
-            raise _TooDeep(event.start_mark)
-        if isinstance(event, AliasEvent):
-            self._refuse(mark, f"aliases are not allowed here, got '*{event.anchor}'")
-            return ScalarNode(mark, None)
+            raise _TooDeep(_begin(event))
+        if isinstance(event, ScalarEvent):
+            self._refuse_properties(event, mark)
+            return self._scalar(event, mark)
+        if isinstance(event, SequenceStartEvent):
+            self._refuse_properties(event, mark)
+            return self._list(mark, depth)
+        if isinstance(event, MappingStartEvent):
+            self._refuse_properties(event, mark)
+            return self._map(mark, depth)
+        assert isinstance(event, AliasEvent)  # the parser yields no other event here
+        self._refuse(mark, f"aliases are not allowed here, got '*{event.anchor}'")
+        return ScalarNode(mark, None)
+
+    def _refuse_properties(self, event: ScalarEvent | CollectionStartEvent, mark: Mark) -> None:
         if event.anchor is not None:
             self._refuse(mark, f"anchors are not allowed here, got '&{event.anchor}'")
         if event.tag is not None:
             self._refuse(mark, f"tags are not allowed here, got {event.tag!r}")
-        if isinstance(event, SequenceStartEvent):
-            return self._list(mark, depth)
-        if isinstance(event, MappingStartEvent):
-            return self._map(mark, depth)
-        return self._scalar(event, mark)
 
     def _list(self, mark: Mark, depth: int) -> ListNode:
         items: list[Node] = []
@@ -229,9 +238,7 @@ class _Composer:
         if isinstance(key, ScalarNode) and isinstance(key.value, str):
             return key
         if not isinstance(event, AliasEvent):
-            self._refuse(
-                key.mark, f"expected text as key, got {show(key)}", "put it in quotes if you mean text"
-            )
+            self._refuse(key.mark, f"expected text as key, got {show(key)}", "put it in quotes if you mean text")
         return None
 
     def _scalar(self, event: ScalarEvent, mark: Mark) -> ScalarNode:
@@ -256,9 +263,7 @@ class _Composer:
             return int(text)  # 017 is seventeen in YAML 1.2
         value = float(text) if len(text) <= _MAX_DIGITS and not _NOT_FINITE.fullmatch(text) else float("inf")
         if value in (float("inf"), float("-inf")):
-            self._refuse(
-                mark, f"expected a finite number of at most {_MAX_DIGITS} characters, got {text[:20]!r}"
-            )
+            self._refuse(mark, f"expected a finite number of at most {_MAX_DIGITS} characters, got {text[:20]!r}")
             return 0
         return value
 

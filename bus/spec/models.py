@@ -6,7 +6,7 @@ Also finds what only validation can find: E-BAD-DEFAULT, E-BAD-EXAMPLE, patterns
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError, create_model, model_validator
@@ -34,9 +34,7 @@ def build_models(spec: Spec, report: Report) -> dict[str, type[BaseModel]]:
     for declaration in spec.messages:
         if not all(field.type is None or _resolves(field.type.name, structs) for field in declaration.fields):
             continue  # the struct was reported
-        rules = [
-            compile_rule(text, [field.name for field in declaration.fields]) for text in declaration.rules
-        ]
+        rules = [compile_rule(text, [field.name for field in declaration.fields]) for text in declaration.rules]
         made = _make(spec, declaration, rules, structs, report)
         if made is not None:
             models[declaration.name] = made
@@ -159,14 +157,10 @@ def _field(
     try:
         adapter: TypeAdapter[object] = TypeAdapter(kind, config=None if _is_model(kind) else CONFIG)
     except SchemaError:
-        report.error(
-            field.mark, SYNTAX, f"{where}.pattern: expected a regular expression, got {field.pattern!r}"
-        )
+        report.error(field.mark, SYNTAX, f"{where}.pattern: expected a regular expression, got {field.pattern!r}")
         return None
     if field.has_default:
-        fine, facts["default"] = _try(
-            adapter, field, field.default, "E-BAD-DEFAULT", f"{where}.default", report
-        )
+        fine, facts["default"] = _try(adapter, field, field.default, "E-BAD-DEFAULT", f"{where}.default", report)
         if not fine:
             return None
     if field.has_example:
@@ -221,8 +215,7 @@ def _check_rules(rules: list[Rule] | tuple[()], names: Mapping[str, str]) -> Any
                 raise PydanticCustomError("rule", "a message of which '{rule}' is true", {"rule": rule.text})
         return message
 
-    checked: Callable[..., Any] = model_validator(mode="after")(check)
-    return checked
+    return model_validator(mode="after")(check)
 
 
 def _secrets(fields: tuple[Field, ...], structs: tuple[Struct, ...]) -> frozenset[str]:

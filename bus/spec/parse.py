@@ -79,9 +79,7 @@ class _SpecParser:
         found = read.fields(document, "protocol file", _TOP, _REQUIRED)
         if "language" in found and not _is(found["language"], 1):
             read.wrong(found["language"], "language", "1")
-        defaults = (
-            read.fields(found["defaults"], "defaults", ("delivery", "within")) if "defaults" in found else {}
-        )
+        defaults = read.fields(found["defaults"], "defaults", ("delivery", "within")) if "defaults" in found else {}
         messages = self._messages(found.get("messages"))
         steps = StepParser(self._report)
         return Spec(
@@ -90,9 +88,7 @@ class _SpecParser:
             version=self._matching(found, "version", VERSION, "a version such as 1.0.0"),
             roles=self._roles(found.get("roles")),
             messages=messages,
-            conversation=steps.block(found["conversation"], "conversation")
-            if "conversation" in found
-            else (),
+            conversation=steps.block(found["conversation"], "conversation") if "conversation" in found else (),
             source=source,
             status=self._word(found, "status", STATUSES, "stable"),
             doc=self._doc(found, "doc"),
@@ -115,18 +111,14 @@ class _SpecParser:
     def _doc(self, found: dict[str, Node], where: str) -> str:
         return (self._read.text(found["doc"], where) or "") if "doc" in found else ""
 
-    def _named(
-        self, node: Node, where: str, pattern: re.Pattern[str], expected: str
-    ) -> list[tuple[Mark, str, Node]]:
+    def _named(self, node: Node, where: str, pattern: re.Pattern[str], expected: str) -> list[tuple[Mark, str, Node]]:
         """Return the entries whose names match; tell of the others."""
         kept = []
         for entry in self._read.entries(node, where):
             if pattern.fullmatch(entry.key):
                 kept.append((entry.mark, entry.key, entry.value))
             else:
-                self._report.error(
-                    entry.mark, self._read.rule, f"{where}: expected {expected}, got {entry.key[:60]!r}"
-                )
+                self._report.error(entry.mark, self._read.rule, f"{where}: expected {expected}, got {entry.key[:60]!r}")
         return kept
 
     def _imports(self, node: Node | None) -> tuple[str, ...]:
@@ -157,7 +149,7 @@ class _SpecParser:
             match = MANY.fullmatch(text) if text else None
             if match:
                 many = (int(match[1]), None if match[2] == "*" else int(match[2]))
-                if many[1] is not None and many[0] > many[1] or many[1] == 0:
+                if many[1] is not None and (many[1] == 0 or many[0] > many[1]):
                     read.wrong(found["many"], f"{where}.many", "a range that rises")
         return Role(
             mark,
@@ -323,9 +315,7 @@ class _SpecParser:
         for item in self._read.items(node, where, "a list of words"):
             word = self._read.text(item, where, "a word")
             if word is not None and word in words:
-                self._report.error(
-                    item.mark, self._read.rule, f"{where}: expected different words, got {word!r} twice"
-                )
+                self._report.error(item.mark, self._read.rule, f"{where}: expected different words, got {word!r} twice")
             elif word is not None:
                 words[word] = None
         if not words:

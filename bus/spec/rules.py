@@ -152,12 +152,11 @@ class _Compiler:
         closures = [self.compile(operand, depth)[0] for operand in operands]
         links: list[tuple[Closure, Callable[[object, object], object], Closure]] = []
         for index, kind in enumerate(node.ops):
+            test: Callable[[object, object], object]
             if isinstance(kind, ast.Is | ast.IsNot):
                 right = operands[index + 1]
                 if not (isinstance(right, ast.Constant) and right.value is None):
-                    raise RuleError(
-                        "'is' compares with None only", right.col_offset, "use == for other values"
-                    )
+                    raise RuleError("'is' compares with None only", right.col_offset, "use == for other values")
                 test = operator.is_ if isinstance(kind, ast.Is) else operator.is_not
             else:
                 test = _COMPARE[type(kind)]
