@@ -59,3 +59,15 @@ def test_random_runs_of_the_newsroom_reach_both_outcomes_and_the_end_of_the_loop
 
     assert {"published", "spiked"} <= {run.outcome for run in runs}
     assert any("revisions.max" in run.history for run in runs)
+
+
+def test_a_counted_loop_that_its_own_end_leads_into_again_begins_its_passes_anew() -> None:
+    spec = spec_of(
+        "- loop: outer\n  max: 3\n  do:\n"
+        "    - loop: inner\n      max: 2\n      do: [{a -> b: M1}]\n      else: []\n"
+        "  else: [{end: enough}]"
+    )
+    run = ReferenceRun(project(spec), Random(0), mishap=0.0)
+
+    assert run.run() == "enough"
+    assert run.history == ["0 -> (1,): 0", "0 -> (1,): 0", "inner.max"] * 3 + ["outer.max", "enough.end"]
