@@ -123,9 +123,14 @@ class Conversation:
         if self.outcome is not None:
             return None
         move = mailbox.machine.send[mailbox.at].get((type, address))
-        if move is not None and move.guards and self._exhausted(move.guards):
+        if move is None or (move.guards and self._exhausted(move.guards)):
+            return None
+        if move.interrupt >= 0 and not self._known_to_all(move.interrupt):
             return None
         return move
+
+    def _known_to_all(self, event: int) -> bool:
+        return all(event in mailbox.machine.bus[mailbox.at] for mailbox in self.mailboxes)
 
     def _exhausted(self, guards: Iterable[int]) -> bool:
         return any(self.counters[counter] >= self.tables.counters[counter].limit for counter in guards)
@@ -167,10 +172,7 @@ class Conversation:
             KeyError: The role may not send this now; the caller has not asked ``find_move``.
         """
         move = mailbox.machine.send[mailbox.at][type, address]
-        for counter in move.resets:
-            self.counters[counter] = 0
-        for counter in move.counts:
-            self.counters[counter] += 1
+        self._count(move.resets, move.counts)
         self._remember(message_id)
         self.sequence += 1
         mailbox.involved = True
@@ -189,6 +191,12 @@ class Conversation:
             self._give(receiver, delivery, now)
             stepped.append(receiver)
         self._fire_due(stepped, now)
+
+    def _count(self, resets: Iterable[int], counts: Iterable[int]) -> None:
+        for counter in resets:
+            self.counters[counter] = 0
+        for counter in counts:
+            self.counters[counter] += 1
 
     def fire(self, event: int, now: float) -> None:
         """Let the bus event happen: a deadline, a timeout, a lost or failed role."""
@@ -316,7 +324,7 @@ class Conversation:
                 counter = self.tables.events[event].counter
                 if counter >= 0 and self.counters[counter] < self.tables.counters[counter].limit:
                     continue
-                if self.outcome is None and all(event in one.machine.bus[one.at] for one in self.mailboxes):
+                if self.outcome is None and self._known_to_all(event):
                     self._fire(event, now)
                     return
 
@@ -326,6 +334,7 @@ class Conversation:
     ) -> None:  # fmt: skip
         """Move every role that knows the event, at once: one event, one epoch, one decision for all."""
         event = self.tables.events[number]
+        self._count(event.resets, event.counts)
         self.epoch += 1
         if message is None:
             self.sequence += 1
