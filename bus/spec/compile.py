@@ -123,13 +123,16 @@ def _examine(text: str, file: str) -> _Examined:
         return _Examined(None, {}, False, report)
     spec = parse_spec(document, text, report)
     is_whole = not report.has_errors
-    check_names(spec, report)
+    if is_whole or (spec.roles and spec.messages):  # without a section every name in it would be unknown
+        check_names(spec, report)
     if not is_whole:
         return _Examined(spec, {}, False, report)
+    misnamed = report.has_errors
     falls_off = check_flow(spec, report)
     check_choices(spec, report)
     check_deadlines(spec, report)
-    check_uses(spec, falls_off, report)
+    if not misnamed:  # else a mistyped name would also be one that nobody uses
+        check_uses(spec, falls_off, report)
     models = {} if report.has_errors else build_models(spec, report)
     return _Examined(spec, models, falls_off, report)
 
