@@ -27,6 +27,7 @@ from bus.fleet.file import BROKER, Fleet, load_fleet, override_programs
 from bus.fleet.project import CHECKOUT, SHIPPED, Project, find_project
 from bus.fleet.record import read_record
 from bus.fleet.supervisor import Supervisor
+from bus.log import configure_logging
 from bus.sdk.client import Client
 from bus.spec.compile import load_protocol
 from training_service.sections import SECTIONS, write_archive
@@ -82,6 +83,7 @@ def demo(
 
     Exit codes: 0 the story was published and every claim held, 1 otherwise, 130 interrupted.
     """
+    configure_logging("warning")
     console = Console()
     project = find_project(Path.cwd())
     options = DemoOptions(

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from bus.ids import new_id
 from bus.sdk.client import Client
 from bus.spec.diagnostic import did_you_mean
 from bus.spec.protocol import Protocol
-from bus.wire.codec import decode_body, encode_body
+from bus.wire.codec import decode_body
 
 POLL = 0.15  # seconds between two looks at a transcript: faster than people read
 QUESTION = "Which is the best place to learn genAI ?"
@@ -65,23 +65,31 @@ class OneChat:
 
 
 class Follower:
-    """Reads one conversation's transcript as it grows."""
+    """Reads one conversation's transcript as it grows.
+
+    Attributes:
+        players: Role → name of the agent that plays it; a role not in it goes by its own name.
+    """
 
     def __init__(self, client: Client, conversation_id: bytes) -> None:
+        self.players: Mapping[str, str | None] = {}
         self._client = client
         self._conversation_id = conversation_id
         self._seen = 0
 
     async def news(self) -> list[Speech]:
         """Return the messages journaled since the last call."""
-        raw = await self._client.query("transcript", conversation=self._conversation_id, after=self._seen)
         speeches = []
-        for entry in raw:
+        for entry in await self._client.transcript(self._conversation_id, after=self._seen):
             self._seen = entry["sequence"]
             if entry["kind"] == "message":
+                receivers = tuple(self._name(role) for role in entry["receivers"])
                 facts = decode_body(entry["body"])
-                speeches.append(Speech(entry["sender"], tuple(entry["receivers"]), entry["type"], facts))
+                speeches.append(Speech(self._name(entry["sender"]), receivers, entry["type"], facts))
         return speeches
+
+    def _name(self, role: str) -> str:
+        return self.players.get(role) or role
 
 
 class StoryScene:
@@ -105,7 +113,7 @@ class StoryScene:
     async def play(self, topic: str, *, n_sources: int = 2) -> Story:
         """Send the brief and follow it, and the run that the writer delegates, to the outcome."""
         story = Story(topic)
-        known = {one["conversation"] for one in await self._client.query("conversations")}
+        known = {one["conversation"] for one in await self._client.conversations()}
         async with self._client.open(self._newsroom) as desk:
             await desk.send(self._newsroom.Brief(topic=topic, depth=n_sources))
             await desk.flush()
@@ -125,18 +133,35 @@ class StoryScene:
         return story
 
     async def _tell(self, story: Story, teller: Follower, known: set[bytes]) -> None:
-        """Show what is new in the story and in the runs that began since."""
-        for one in await self._client.query("conversations"):
-            if one["protocol"].startswith("training@") and one["conversation"] not in known:
-                self._runs.setdefault(one["conversation"], Follower(self._client, one["conversation"]))
-                story.training_outcome = one["outcome"]
-        for follower in self._runs.values():
-            for speech in await follower.news():
-                note_run(story, speech)
-                self._show_run(speech)
+        """Show what is new in the story and in the runs that began since, causes before their effects.
+
+        The runs are read first and shown last, so that the order behind a run precedes it; a later draft
+        comes of a run, so the runs are read again before it is shown.
+        """
+        await self._find_runs(story, known)
+        waiting = await self._news_of_runs()
         for speech in await teller.news():
             note_story(story, speech)
+            if speech.type == "Draft" and len(story.filed) > 1:
+                self._show_runs(story, waiting + await self._news_of_runs())
+                waiting = []
             self._view.speech(speech)
+        self._show_runs(story, waiting)
+
+    async def _find_runs(self, story: Story, known: set[bytes]) -> None:
+        for one in await self._client.conversations():
+            if one["protocol"].startswith("training@") and one["conversation"] not in known:
+                follower = self._runs.setdefault(one["conversation"], Follower(self._client, one["conversation"]))
+                follower.players = one["players"]
+                story.training_outcome = one["outcome"]
+
+    async def _news_of_runs(self) -> list[Speech]:
+        return [speech for follower in self._runs.values() for speech in await follower.news()]
+
+    def _show_runs(self, story: Story, speeches: Sequence[Speech]) -> None:
+        for speech in speeches:
+            note_run(story, speech)
+            self._show_run(speech)
 
     def _show_run(self, speech: Speech) -> None:
         if speech.type == "Checkpoint":
@@ -151,14 +176,14 @@ class StoryScene:
 
     async def _ask_editor(self, conversation_id: bytes) -> None:
         """Show the draft that waits in the inbox, if any, and hand the person's decision in."""
-        for item in await self._client.query("inbox", role="editor"):
+        for item in await self._client.inbox("editor"):
             key = (item["conversation"], item["position"])
             if item["conversation"] != conversation_id or key in self._answered:
                 continue
             draft = decode_body(item["messages"][-1]["body"])
             message = await self._decide(draft)
             with suppress(Refused):  # the deadline passed while the person thought: the story goes on without
-                await self._hand_in(item, message)
+                await self._client.answer(item, message, by="the editor")
             self._answered.add(key)
 
     async def _decide(self, draft: dict[str, Any]) -> BaseModel:
@@ -178,13 +203,6 @@ class StoryScene:
                 return newsroom.Revise(comments=f"this belongs under {section}", section=section)
             hint = did_you_mean(section, self._sections)
             view.say(f"expected a, k or a section, got {section!r}" + (f"; {hint}" if hint else ""))
-
-    async def _hand_in(self, item: dict[str, Any], message: BaseModel) -> None:
-        index = self._newsroom.type_of[type(message)]
-        address = next(one["address"] for one in item["allowed"] if one["type"] == index)
-        body = encode_body(self._newsroom.messages[index].to_plain(message))
-        fence = {name: item[name] for name in ("conversation", "role", "position", "epoch")}
-        await self._client.query("answer", **fence, type=index, address=address, body=body, by="the editor")
 
 
 def note_story(story: Story, speech: Speech) -> None:
@@ -306,11 +324,11 @@ async def read_line() -> str:
         EOFError: Standard input is closed.
     """
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
+    ready = asyncio.Event()
     descriptor = sys.stdin.fileno()
-    loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))
+    loop.add_reader(descriptor, ready.set)
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(descriptor)
     line = sys.stdin.readline()  # a terminal hands over whole lines

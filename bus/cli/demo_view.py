@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 _WIDTH = 96  # of a quoted text
+_PLAIN_WIDTH = 140  # of a line where output is no terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +100,23 @@ class DemoView:
 
     def say(self, text: str) -> None:
         """Print a line of the story-teller's own."""
-        self._console.print(f"  {escape(text)}", highlight=False)
+        self._print(f"  {escape(text)}")
 
     def speech(self, speech: Speech, *, indent: int = 2) -> None:
         """Print one message of a conversation."""
         way = f"{speech.sender} → {', '.join(speech.receivers)}"
-        text = f"{' ' * indent}[cyan]{escape(way):<24}[/cyan] {escape(narrate(speech))}"
-        self._console.print(text, highlight=False, soft_wrap=True)
+        said = shorten(narrate(speech), self._width - indent - 25)
+        self._print(f"{' ' * indent}[cyan]{escape(f'{way:<24}')}[/cyan] {escape(said)}")
 
     def processes(self, processes: Sequence[Mapping[str, object]]) -> None:
         """Print who runs."""
         text = "  ".join(f"{one['name']} {one['pid']}" for one in processes)
-        self._console.print(f"  [dim]process ids[/dim]  {escape(text)}", highlight=False, soft_wrap=True)
+        self._print(f"  process ids: {escape(text)}")
 
     def draft(self, headline: str, body: str, section: str) -> None:
         """Print a whole draft for the person who decides."""
-        self._console.print(f"\n  [bold]{escape(headline)}[/bold]   filed under [yellow]{escape(section)}[/yellow]")
-        self._console.print(f"  {escape(body)}", highlight=False)
+        self._print(f"\n  [bold]{escape(headline)}[/bold], filed under [yellow]{escape(repr(section))}[/yellow]")
+        self._print(f"  {escape(body)}")
 
     def ask(self, question: str) -> None:
         """Print *question* and stay on its line."""
@@ -127,7 +128,7 @@ class DemoView:
             quarter = 4 * done // max(total, 1)
             if quarter > self._quarter:
                 self._quarter = quarter
-                self._console.print(f"    step {done} of {total}, {note}", highlight=False)
+                self._print(f"    step {done} of {total}, {note}")
             return
         if self._bar is None:
             columns = (
@@ -150,4 +151,13 @@ class DemoView:
     def verdict(self, holds: bool, text: str) -> None:
         """Print one claim and whether it held."""
         mark = "[green]yes[/green]" if holds else "[red]no [/red]"
-        self._console.print(f"  {mark}  {escape(text)}", highlight=False)
+        self._print(f"  {mark}  {escape(text)}")
+
+    @property
+    def _width(self) -> int:
+        """Letters on a line; a file or pipe takes what a wide terminal would."""
+        return max(self._console.width, 60) if self._console.is_terminal else _PLAIN_WIDTH
+
+    def _print(self, markup: str) -> None:
+        # Plain output is not wrapped: whoever reads it line by line shall find one line for one thing.
+        self._console.print(markup, highlight=False, soft_wrap=not self._console.is_terminal)
