@@ -103,13 +103,6 @@ def decode_rows(rows: bytes) -> list[Record]:
     return _unpack(rows, strict_map_key=False)  # type: ignore[no-any-return]  # msgpack is untyped
 
 
-def unpack_stream(data: bytes) -> Iterable[Any]:
-    """Yield the values that stand one behind the other in *data*; for bytes of our own (the journal)."""
-    unpacker = msgpack.Unpacker(max_buffer_size=len(data))
-    unpacker.feed(data)
-    return unpacker  # type: ignore[no-any-return]  # msgpack is untyped
-
-
 def _decode(data: bytes) -> Any:
     """Return the value of *data* with its size and lengths bounded; what it is made of is not looked at."""
     size = len(data)

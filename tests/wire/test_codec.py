@@ -24,11 +24,13 @@ def _nested(depth: int) -> bytes:
     return b"\x91" * depth + b"\x00"
 
 
+@pytest.mark.slow
 @given(st.lists(_record, min_size=1, max_size=8))
 def test_a_frame_comes_back_as_the_records_that_went_in(records: list[list[object]]) -> None:
     assert decode_frame(encode_frame(records)) == records
 
 
+@pytest.mark.slow
 @given(_value)
 def test_a_body_comes_back_as_the_value_that_went_in(value: object) -> None:
     assert decode_body(encode_body(value)) == value
@@ -43,6 +45,7 @@ def test_arbitrary_bytes_are_decoded_or_refused_as_malformed(data: bytes) -> Non
             continue
 
 
+@pytest.mark.slow
 @given(st.lists(_record, min_size=1, max_size=4), st.data())
 def test_a_flipped_byte_is_decoded_or_refused_as_malformed(records: list[list[object]], data: st.DataObject) -> None:
     frame = bytearray(encode_frame(records))
@@ -174,5 +177,7 @@ def test_a_record_above_the_limit_is_refused_before_it_leaves() -> None:
         encode_frames([[5], [5, bytes(codec.MAX_FRAME_BYTES)]])
 
 
-def test_a_stream_of_packed_values_is_read_in_order() -> None:
-    assert list(codec.unpack_stream(encode_body([1]) + encode_body([2, b"x"]))) == [[1], [2, b"x"]]
+def test_rows_of_the_journal_come_back_whatever_their_number() -> None:
+    rows = [["clock"], ["message", {1: b"x"}, 1.5]] * 1000
+
+    assert codec.decode_rows(encode_body(rows)) == rows

@@ -21,6 +21,7 @@ def _count(value: object) -> int:
     return 1 + sum(map(_count, value)) if isinstance(value, list) else 1
 
 
+@pytest.mark.slow
 @given(_value)
 def test_the_count_is_the_number_of_objects(value: object) -> None:
     assert scan(msgpack.packb(value), **_LIMITS) == _count(value)
@@ -44,6 +45,7 @@ def test_arbitrary_bytes_are_counted_or_refused(data: bytes) -> None:
     assert 1 <= n_objects <= len(data)
 
 
+@pytest.mark.slow
 @given(_value, st.data())
 def test_what_is_cut_short_is_refused(value: object, data: st.DataObject) -> None:
     packed = msgpack.packb(value)
