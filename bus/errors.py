@@ -9,13 +9,15 @@
     │   ├── BodyInvalid          the body breaks its type, a rule or a key
     │   ├── CommitFirst          at-most-once while earlier sends of the turn are uncommitted
     │   ├── TooLarge             a body, state or commit is above its limit
-    │   └── MissingHandler       an agent lacks a handler after which its role must speak
+    │   ├── MissingHandler       an agent lacks a handler after which its role must speak
+    │   └── TurnUnfinished       a handler returned while its role still owes a message
     ├── RemoteProtocolError      your peer did
     │   ├── MalformedFrame       bytes that are no frame of ours
     │   └── Refused              the broker refused a record; carries its code and detail
     ├── TurnEnded                the turn is no longer yours
     │   ├── LeaseLost            the delivery belongs to another lease
     │   └── Revoked              a bus event moved the conversation on
+    ├── Failure                  raised by a handler: the agent cannot go on, and says so on the bus
     ├── ConversationEnded        the conversation is over; carries the outcome
     ├── BrokerUnavailable        no broker answers
     ├── BrokerRunning            another broker owns the state folder
@@ -85,6 +87,12 @@ class MissingHandler(LocalProtocolError):
     code = "missing-handler"
 
 
+class TurnUnfinished(LocalProtocolError):
+    """Raised when a handler returns while its role still owes a message (RULES.md 6)."""
+
+    code = "turn-unfinished"
+
+
 class RemoteProtocolError(PalaverError):
     """Raised when a peer breaks the wire or the protocol."""
 
@@ -130,6 +138,34 @@ class Revoked(TurnEnded):
     """Raised when a bus event moved the conversation on while the handler worked (RULES.md 5)."""
 
     code = "revoked"
+
+
+class Failure(PalaverError):
+    """Raised by a handler that cannot go on; the scope's ``failed: role`` follows, or the conversation fails.
+
+    Attributes:
+        code: A short word for programs, e.g. ``"no-such-section"``.
+        detail: What happened and what to do, for people.
+        retryable: Whether trying the same delivery again may help.
+    """
+
+    code = "failure"
+
+    def __init__(self, code: str, detail: str = "", *, retryable: bool = False) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+        self.retryable = retryable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_new_failure, (self.code, self.detail, self.retryable))
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}" if self.detail else self.code
+
+
+def _new_failure(code: str, detail: str, retryable: bool) -> Failure:
+    return Failure(code, detail, retryable=retryable)
 
 
 class ConversationEnded(PalaverError):

@@ -12,9 +12,10 @@ EVENTS = frozenset(
     {
         "broker.started", "broker.stopped", "broker.failed", "broker.recovered",
         "agent.registered", "agent.left", "agent.lost", "agent.restarted", "agent.started", "agent.exited",
-        "agent.gave_up", "agent.disconnected", "agent.reconnected", "agent.refused",
+        "agent.gave_up", "agent.ignored", "agent.disconnected", "agent.reconnected", "agent.refused",
         "conversation.opened", "conversation.ended",
-        "delivery.expired", "delivery.dead", "delivery.failed", "delivery.reminded", "delivery.waiting", "lease.lost", "frame.refused",
+        "delivery.expired", "delivery.dead", "delivery.failed", "delivery.reminded", "delivery.waiting",
+        "lease.lost", "frame.refused",
         "turn.revoked", "turn.refused",
         "fleet.started", "fleet.stopped", "fleet.failed", "notify.failed",
         "task.accepted", "task.refused", "run.started", "run.finished", "run.failed", "run.canceled",
@@ -33,7 +34,9 @@ def configure_logging(level: str = "info") -> None:
     if level.upper() not in numbers:
         raise ValueError(f"expected a log level ({', '.join(sorted(numbers)).lower()}), got {level!r}")
     on_terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer()
+    # Plain tracebacks: the pretty ones print local variables, and so bodies.
+    people = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer = people if on_terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

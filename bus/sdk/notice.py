@@ -1,0 +1,98 @@
+"""Notices: what the bus itself tells a role, as values that a handler is registered for.
+
+A notice is delivered, leased and settled like a message (RULES.md 6); ``NobodyPlays`` alone is told to
+the process that sent, outside any turn.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from bus.spec.protocol import EventKind
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The conversation has begun and the role is the first that must speak."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The conversation is over."""
+
+    outcome: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """A role did not speak in time; *step* is what it owed, e.g. ``"Draft"`` or ``"choice editor"``."""
+
+    step: str
+    role: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoopEnded:
+    """The loop called *step* has had all the passes that the spec allows."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The scope called *step* was cut short.
+
+    Attributes:
+        cause: ``"timeout"``, ``"lost"``, ``"failed"`` or ``"interrupt"`` (a message to other roles).
+        role: The role that was lost or failed, else None.
+    """
+
+    step: str
+    cause: str
+    role: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NobodyPlays:
+    """Nobody that is registered plays *role*; messages to it wait until somebody does (RULES.md 14)."""
+
+    role: str
+
+
+Notice: TypeAlias = Opened | Ended | DeadlinePassed | LoopEnded | Interrupted | NobodyPlays
+NOTICES: tuple[type[Notice], ...] = (Opened, Ended, DeadlinePassed, LoopEnded, Interrupted, NobodyPlays)
+
+OPENED = "opened"
+NOTICE_OF_EVENT: dict[str, type[Notice]] = {
+    OPENED: Opened,
+    EventKind.END: Ended,
+    EventKind.ELSE: DeadlinePassed,
+    EventKind.MAX: LoopEnded,
+    EventKind.TIMEOUT: Interrupted,
+    EventKind.LOST: Interrupted,
+    EventKind.FAILED: Interrupted,
+    EventKind.INTERRUPT: Interrupted,
+}
+
+
+def parse_notice(facts: Mapping[str, object]) -> Notice:
+    """Return the notice that the body of a DELIVER of type -1 tells of.
+
+    A kind that this version does not know becomes an ``Interrupted`` with that cause: the role was
+    moved by something, which is all that can be said.
+    """
+    kind = str(facts.get("kind", ""))
+    step = str(facts.get("step") or facts.get("name") or "")
+    role = facts.get("role")
+    late = role if isinstance(role, str) else None
+    notice = NOTICE_OF_EVENT.get(kind, Interrupted)
+    if notice is Opened:
+        return Opened()
+    if notice is Ended:
+        return Ended(str(facts.get("outcome") or facts.get("name") or ""), str(facts.get("reason") or ""))
+    if notice is DeadlinePassed:
+        return DeadlinePassed(step, late)
+    if notice is LoopEnded:
+        return LoopEnded(step)
+    return Interrupted(str(facts.get("scope") or step), kind, late)
