@@ -1,0 +1,285 @@
+"""What a run and a generation report, and what is asked of the child: values that cross the pipe as JSON.
+
+Loads no model library; both ends of the pipe import it. ``RunEvent`` and ``Speech`` say what may come out of
+``worker``; the last of each is one of ``RUN_ENDS`` or ``Generated``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
+
+from training_service.errors import RequestInvalid
+from training_service.request import Artifact
+
+Json: TypeAlias = "dict[str, object]"
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """How one optimizer step went; *loss* is the mean over the trained tokens of the whole step."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What the dataset holds, found before the first step; field for field the protocol's ``Audit``."""
+
+    rows: int
+    tokens: int
+    trained_tokens: int
+    rows_masked: int
+    rows_truncated: int
+    rows_shared_with_evaluation: int
+    double_bos: bool
+    pad_is_eos: bool
+    stop_token_trained: bool
+    first_example: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a run will need, measured by one dry step."""
+
+    peak_memory_bytes: int
+    steps: int
+    seconds: float
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The order can be carried out: what its data holds and what it will need."""
+
+    task_id: str
+    audit: Audit
+    quote: Quote
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The order cannot be carried out; *code* is one of message ``Refused``."""
+
+    task_id: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The run waits; *position* runs are before it."""
+
+    task_id: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run is on its slot; ``resumed_from_step`` is None for one that begins."""
+
+    task_id: str
+    run_id: str
+    of_steps: int
+    resumed_from_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step is done. A slow reader gets only the newest."""
+
+    task_id: str
+    metrics: Metrics
+    of_steps: int
+    seconds_left: float | None = None
+    resumed_from_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All that continues the run from here is on disk, as *artifact*."""
+
+    task_id: str
+    artifact: Artifact
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The held-out rows were answered: ``exact_match`` and ``rows`` are among *metrics*."""
+
+    task_id: str
+    step: int
+    loss: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The result is written and registered: *adapter* is its ``name@version``."""
+
+    task_id: str
+    artifact: Artifact
+    adapter: str | None
+    metrics: Metrics
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run ended early; *code* is one of message ``TrainFailed``. A retryable one resumes when run again."""
+
+    task_id: str
+    code: str
+    detail: str
+    last_checkpoint: Artifact | None
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The run holds no memory until it is resumed; *checkpoint* is where it will go on."""
+
+    task_id: str
+    checkpoint: Artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Canceled:
+    """The run was stopped for good."""
+
+    task_id: str
+    last_checkpoint: Artifact | None
+
+
+RunEvent: TypeAlias = Queued | Started | Progress | Checkpoint | Evaluated | Trained | Failed | Paused | Canceled
+RUN_ENDS = (Trained, Failed, Paused, Canceled)
+"""After one of these nothing more comes from ``Worker.run``."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One text to write.
+
+    Attributes:
+        request_id: Names the work on the pipe; unique among those in flight.
+        base: As in a training request; may be the folder of a full model that a run made.
+        adapter: ``name`` or ``name@version`` of the registry, or None for the base alone.
+        messages: The chat so far, ``{"role": …, "content": …}``. Where the last turn is the assistant's, it is
+            gone on with instead of answered.
+        temperature: 0 takes the likeliest token each time.
+        stop: Texts that end the answer and are not part of it.
+    """
+
+    request_id: str
+    base: str
+    messages: tuple[dict[str, str], ...]
+    adapter: str | None = None
+    max_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next piece of the text; all pieces joined are the text of ``Generated``."""
+
+    request_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The whole text; *finish_reason* is ``stop``, ``length`` or ``canceled``."""
+
+    request_id: str
+    text: str
+    n_prompt_tokens: int
+    n_tokens: int
+    finish_reason: str
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateFailed:
+    """The text could not be written; *code* is one of ``errors``."""
+
+    request_id: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One run as listings show it; *state* is one of ``record.RunState``."""
+
+    task_id: str
+    state: str
+    method: str
+    base: str
+    adapter: str | None
+    step: int
+    of_steps: int
+    loss: float | None
+
+
+Speech: TypeAlias = Piece | Generated
+Report: TypeAlias = Prepared | Refused | RunEvent | Piece | Generated | GenerateFailed
+REPORTS = (
+    Prepared, Refused, Queued, Started, Progress, Checkpoint, Evaluated, Trained, Failed, Paused, Canceled,
+    Piece, Generated, GenerateFailed,
+)  # fmt: skip
+_BY_NAME: dict[str, TypeAdapter[Report]] = {one.__name__: TypeAdapter(one) for one in REPORTS}
+_GENERATE = TypeAdapter(GenerateRequest)
+
+
+def report_to_json(report: Report) -> Json:
+    """Return *report* as plain data with its class name under ``kind``."""
+    body = {key: value.model_dump() if isinstance(value, Artifact) else value for key, value in _fields(report)}
+    return {"kind": type(report).__name__, **body}
+
+
+def report_from_json(data: Json) -> Report:
+    """Return what ``report_to_json`` was given.
+
+    Raises:
+        RequestInvalid: *data* is no report of ours.
+    """
+    body = dict(data)
+    kind = body.pop("kind", None)
+    try:
+        return _BY_NAME[str(kind)].validate_python(body)
+    except (KeyError, ValidationError) as error:
+        raise RequestInvalid(f"expected a report of the child, got {kind!r}: {error}") from error
+
+
+def generate_to_json(request: GenerateRequest) -> Json:
+    """Return *request* as plain data."""
+    return asdict(request)
+
+
+def generate_from_json(data: object) -> GenerateRequest:
+    """Return what ``generate_to_json`` was given.
+
+    Raises:
+        RequestInvalid: *data* is no order for a text.
+    """
+    try:
+        return _GENERATE.validate_python(data)
+    except ValidationError as error:
+        raise RequestInvalid(f"expected an order for a text: {error}") from error
+
+
+def _fields(report: Report) -> list[tuple[str, object]]:
+    values: list[tuple[str, object]] = []
+    for name in type(report).__dataclass_fields__:
+        value = getattr(report, name)
+        values.append((name, asdict(value) if isinstance(value, Metrics | Audit | Quote) else value))
+    return values
