@@ -137,28 +137,18 @@ class _FleetReader:
     def _agent(self, mark: Mark, name: str, node: Node, rule: RestartRule) -> FleetAgent:
         read, where = self._read, f"agents.{name[:60]}"
         if not _NAME.fullmatch(name) or name == BROKER:
-            taken = (
-                f"{BROKER!r} is the broker's own name"
-                if name == BROKER
-                else "lower-case letters, digits and '-'"
-            )
-            read.report.error(
-                mark, FORM, f"{where}: expected a name for an agent ({taken}), got {name[:60]!r}"
-            )
+            taken = f"{BROKER!r} is the broker's own name" if name == BROKER else "lower-case letters, digits and '-'"
+            read.report.error(mark, FORM, f"{where}: expected a name for an agent ({taken}), got {name[:60]!r}")
         if isinstance(node, ScalarNode) and isinstance(node.value, str):
             read.wrong(node, where, "a map", suggestion=f"write {{program: {node.value}}}")
             return FleetAgent(mark, name)
         keys = read.fields(node, where, _AGENT_KEYS)
         human = bool(read.boolean(keys["human"], f"{where}.human")) if "human" in keys else False
         if isinstance(node, MapNode) and "program" not in keys and not human:
-            read.report.error(
-                node.mark, FORM, f"{where}: expected 'program', or 'human: true' where a person plays it"
-            )
+            read.report.error(node.mark, FORM, f"{where}: expected 'program', or 'human: true' where a person plays it")
         instances = 1
         if "instances" in keys:
-            instances = (
-                read.integer(keys["instances"], f"{where}.instances", least=1, most=MAX_INSTANCES) or 1
-            )
+            instances = read.integer(keys["instances"], f"{where}.instances", least=1, most=MAX_INSTANCES) or 1
         settings = keys.get("settings")
         if settings is not None:
             read.entries(settings, f"{where}.settings")
@@ -170,9 +160,7 @@ class _FleetReader:
             settings={entry.key: plain(entry.value) for entry in settings.entries}
             if isinstance(settings, MapNode)
             else {},
-            environment=self._environment(keys["environment"], f"{where}.environment")
-            if "environment" in keys
-            else {},
+            environment=self._environment(keys["environment"], f"{where}.environment") if "environment" in keys else {},
             human=human,
             restart=self._restart(keys["restart"], f"{where}.restart", rule) if "restart" in keys else rule,
         )

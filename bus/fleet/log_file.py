@@ -80,8 +80,4 @@ def read_log_line(line: str) -> tuple[str, str]:
 
 
 def _value(value: object) -> str:
-    return (
-        value
-        if isinstance(value, str) and value and " " not in value
-        else json.dumps(value, ensure_ascii=False)
-    )
+    return value if isinstance(value, str) and value and " " not in value else json.dumps(value, ensure_ascii=False)

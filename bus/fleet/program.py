@@ -58,7 +58,8 @@ def locate_program(text: str, root: Path) -> Program:
     if module is None:
         hint = f"; did you mean {text + '.py'!r}?" if (root / f"{text}.py").is_file() else ""
         raise ProgramError(
-            f"expected a program, got {text!r}, which is neither a file nor an importable module{hint}"
+            f"expected a program, got {text!r}, which is neither a file, nor a module, "
+            f"nor a package with a module 'agent'{hint}"
         )
     return Program(text, module=module)
 

@@ -110,9 +110,7 @@ def make_private(folder: Path) -> None:
     except OSError as error:
         raise FleetError(f"{folder}: expected a folder that can be made, got: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise FleetError(
-            f"{folder}: expected a folder of yours, got one of user {found.st_uid}: remove or rename it"
-        )
+        raise FleetError(f"{folder}: expected a folder of yours, got one of user {found.st_uid}: remove or rename it")
     if stat.S_IMODE(found.st_mode) & 0o077:
         folder.chmod(0o700)
 

@@ -105,9 +105,7 @@ def read_record(project: Project) -> FleetRecord | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         path: Path = project.state_folder / _RECORD
-        raise FleetError(
-            f"{path}: expected the record of a running fleet, got {error}: remove the file"
-        ) from error
+        raise FleetError(f"{path}: expected the record of a running fleet, got {error}: remove the file") from error
 
 
 def _open_lock(project: Project) -> int:

@@ -39,9 +39,9 @@ def test_a_module_of_the_project_is_a_program(tmp_path):
     ("text", "message"),
     [
         ("agents/missing.py", "'agents/missing.py', which does not exist"),
-        ("palaver_no_such_module", "neither a file nor an importable module"),
+        ("palaver_no_such_module", "neither a file, nor a module, nor a package"),
         ("not a name", "expected the path of a Python file or a module name"),
-        ("palaver_no_such_package.inner", "neither a file nor an importable module"),
+        ("palaver_no_such_package.inner", "neither a file, nor a module, nor a package"),
     ],
 )
 def test_a_missing_program_is_named(tmp_path, text, message):
