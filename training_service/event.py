@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from training_service.errors import RequestInvalid
 from training_service.request import Artifact
 
-Json: TypeAlias = "dict[str, object]"
+Json: TypeAlias = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)

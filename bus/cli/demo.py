@@ -206,7 +206,7 @@ def demo_fleet(options: DemoOptions) -> Fleet:
         "researcher": {"corpus": str(options.docs)},
         "writer": {**archive, "held_out": str(_held_out(options)), "base": options.base, "training": recipe},
         "editor": dict(archive),
-        "trainer": {"models": str(options.models)},
+        "trainer": {"models": str(options.models), "roots": [str(options.root), *_own_folder(options.base)]},
     }
     agents = tuple(
         replace(agent, settings={**agent.settings, **settings.get(agent.name, {})}) for agent in fleet.agents
@@ -254,6 +254,12 @@ def process_list(project: Project) -> list[dict[str, object]]:
 
 def _accuracy(story: Story) -> tuple[float | None, float | None]:
     return (story.exact_match[0], story.exact_match[-1]) if len(story.exact_match) > 1 else (None, None)
+
+
+def _own_folder(base: str) -> list[str]:
+    """Return the folder of a base model that lies on this machine: whoever starts the demo may use it."""
+    path = Path(base).expanduser()
+    return [str(path.resolve())] if path.is_dir() else []
 
 
 def _percent(share: float | None) -> str:

@@ -1,0 +1,318 @@
+"""The training service on the bus: plays ``trainer`` and ``generator``, over one worker.
+
+Long work commits as it goes. A handler that is begun again, here or in another instance, attaches to its run,
+which goes on from its last checkpoint, and tells the client nothing twice. Knows the bus and the worker;
+nothing here loads a model.
+
+Settings: ``models``, the folder of base models (``.palaver/models``); ``state``, the folder of runs,
+artifacts and adapters (``.palaver/training``); ``roots``, folders that datasets and base models may lie
+under (the project's own); ``hub``, whether a base may be fetched by its name on the hub (false).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import structlog
+from pydantic import BaseModel
+
+from bus import Agent, Conversation, Ended, load_protocol
+from training_service.errors import TrainingError
+from training_service.event import (
+    Checkpoint,
+    Evaluated,
+    Failed,
+    GenerateRequest,
+    Metrics,
+    Piece,
+    Prepared,
+    Progress,
+    Queued,
+    RunEvent,
+    Started,
+    Trained,
+)
+from training_service.request import Artifact, parse_request
+from training_service.worker import Worker
+
+RUN_REFUSALS = {code: code for code in ("bad-request", "no-such-base", "bad-data", "no-memory", "busy")}
+TEXT_REFUSALS = {
+    code: code for code in ("bad-request", "no-such-base", "no-such-adapter", "no-memory", "busy", "internal")
+}
+"""Our errors' codes that message ``Refused`` of either protocol has a word for; a test compares."""
+
+Body: TypeAlias = Any  # classes that are made from a spec at run time: no type checker knows their fields
+
+log = structlog.get_logger()
+training = load_protocol("training")
+generation = load_protocol("generation")
+agent = Agent(plays=[training.role("trainer"), generation.role("generator")])
+
+
+class Service:
+    """The one worker of this process, from the agent's start to its end."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+
+    @property
+    def worker(self) -> Worker:
+        """The worker; there is one while the agent serves."""
+        assert self._worker is not None, "no handler runs before on_start"
+        return self._worker
+
+    async def start(self, worker: Worker) -> None:
+        """Start *worker*; its child warms up while the agent registers."""
+        self._worker = worker
+        await worker.start()
+
+    async def stop(self) -> None:
+        """End the worker and its child; runs go on from their last checkpoint another time."""
+        if self._worker is not None:
+            await self._worker.stop()
+
+
+service = Service()
+
+
+@agent.on_start
+async def start() -> None:
+    """Start the worker."""
+    await service.start(new_worker(agent.settings))
+
+
+@agent.on_stop
+async def stop() -> None:
+    """Stop the worker."""
+    await service.stop()
+
+
+def new_worker(settings: dict[str, Any]) -> Worker:
+    """Return the worker that the agent's settings describe."""
+    return Worker(
+        models_dir=Path(settings.get("models", ".palaver/models")).resolve(),
+        state_dir=Path(settings.get("state", ".palaver/training")).resolve(),
+        roots=tuple(Path(root).resolve() for root in settings.get("roots", ["."])),
+        allow_hub=bool(settings.get("hub", False)),
+    )
+
+
+# -- trainer ------------------------------------------------------------------------------------------
+
+
+@agent.on(training.TrainRequest)
+async def quote(order: Body, conversation: Conversation) -> BaseModel:
+    """Audit the data, measure one step, and answer with a quote or a refusal."""
+    task_id: UUID = order.task_id
+    conversation.state["task_id"] = str(task_id)
+    try:
+        request = parse_request(order.model_dump(by_alias=True))
+        answer = await service.worker.prepare(request)
+    except TrainingError as error:
+        log.warning("task.refused", task_id=str(task_id), code=error.code, reason=str(error))
+        return training.Refused(task_id=task_id, code=RUN_REFUSALS.get(error.code, "busy"), detail=str(error))
+    if not isinstance(answer, Prepared):
+        log.warning("task.refused", task_id=str(task_id), code=answer.code, reason=answer.detail)
+        return training.Refused(task_id=task_id, code=RUN_REFUSALS.get(answer.code, "busy"), detail=answer.detail)
+    log.info("task.accepted", task_id=str(task_id), steps=answer.quote.steps, seconds=answer.quote.seconds)
+    return quote_message(task_id, answer)
+
+
+@agent.on(training.Accept, training.Resume)
+async def run(order: Body, conversation: Conversation) -> None:
+    """Carry the run out, or go on with it, and tell the client how it goes."""
+    task_id: UUID = order.task_id
+    told = conversation.state.setdefault("told", {"Checkpoint": -1, "Evaluated": -1})
+    if training.Queued in conversation.allowed():
+        await conversation.send(training.Queued(task_id=task_id, position=0))
+        await conversation.commit()
+    async for event in service.worker.run(str(task_id)):
+        if isinstance(event, Trained | Failed):
+            conversation.state["over"] = True
+            if training.Started in conversation.allowed():  # it was over before anybody could be told of its start
+                await conversation.send(training.Started(task_id=task_id, run_id=str(task_id)))
+        message = run_message(task_id, event)
+        if message is None or type(message) not in conversation.allowed():
+            continue  # it was told by an earlier attempt, or the protocol has no word for it
+        if isinstance(event, Checkpoint | Evaluated):
+            kind, step = type(event).__name__, step_of(event)
+            if step <= told[kind]:
+                continue
+            told[kind] = step
+        await conversation.send(message)
+        if not isinstance(event, Progress):
+            await conversation.commit()
+        if isinstance(event, Started):
+            log.info("run.started", task_id=str(task_id), resumed_from_step=event.resumed_from_step)
+        elif isinstance(event, Trained):
+            log.info("run.finished", task_id=str(task_id), adapter=event.adapter, seconds=event.seconds)
+        elif isinstance(event, Failed):
+            log.error("run.failed", task_id=str(task_id), code=event.code, reason=event.detail)
+
+
+@agent.on(training.Decline)
+async def forget(order: Body, _: Conversation) -> None:
+    """Forget what was prepared."""
+    await _cancel(str(order.task_id))
+
+
+@agent.on(training.Pause)
+async def pause(order: Body, _: Conversation) -> BaseModel:
+    """Stop the run at the end of its step and say where it will go on."""
+    paused = await service.worker.pause(str(order.task_id))
+    return training.Paused(task_id=order.task_id, checkpoint=artifact_message(paused.checkpoint))
+
+
+@agent.on(training.Cancel)
+async def cancel(order: Body, conversation: Conversation) -> BaseModel:
+    """Stop the run for good."""
+    conversation.state["over"] = True
+    last = await _cancel(str(order.task_id))
+    return training.Canceled(task_id=order.task_id, last_checkpoint=None if last is None else artifact_message(last))
+
+
+@agent.on(Ended)
+async def clean_up(_: Ended, conversation: Conversation) -> None:
+    """Stop a run whose conversation is over before the run was, e.g. because its parent was canceled."""
+    task_id = conversation.state.get("task_id")
+    if isinstance(task_id, str) and not conversation.state.get("over"):
+        await _cancel(task_id)
+
+
+async def _cancel(task_id: str) -> Artifact | None:
+    """Cancel the run if there is one to cancel, and return its last checkpoint."""
+    try:
+        canceled = await service.worker.cancel(task_id)
+    except TrainingError as error:  # refused at the quote, or trained while the order was on its way
+        log.info("run.canceled", task_id=task_id, reason=str(error))
+        return None
+    log.info("run.canceled", task_id=task_id)
+    return canceled.last_checkpoint
+
+
+# -- generator ----------------------------------------------------------------------------------------
+
+
+@agent.on(generation.Generate)
+async def generate(order: Body, conversation: Conversation) -> AsyncIterator[BaseModel]:
+    """Write the next turn of the chat, piece by piece."""
+    request_id: UUID = order.request_id
+    request = GenerateRequest(
+        request_id=str(request_id),
+        base=order.base,
+        messages=tuple({"role": turn.role, "content": turn.content} for turn in order.messages),
+        adapter=order.adapter,
+        max_tokens=order.max_tokens,
+        temperature=order.temperature,
+        seed=order.seed,
+        stop=tuple(order.stop),
+    )
+    try:
+        async for speech in service.worker.generate(request):
+            if isinstance(speech, Piece):
+                yield generation.Token(request_id=request_id, text=speech.text)
+            else:
+                yield generation.Generated(
+                    request_id=request_id,
+                    text=speech.text,
+                    n_prompt_tokens=speech.n_prompt_tokens,
+                    n_tokens=speech.n_tokens,
+                    finish_reason=speech.finish_reason,
+                    adapter=speech.adapter,
+                )
+    except TrainingError as error:
+        if generation.Refused not in conversation.allowed():
+            raise  # in the middle of the answer: the bus delivers the request again
+        log.warning("task.refused", request_id=str(request_id), code=error.code, reason=str(error))
+        yield generation.Refused(
+            request_id=request_id, code=TEXT_REFUSALS.get(error.code, "internal"), detail=str(error)
+        )
+
+
+@agent.on(generation.Cancel)
+async def stop_writing(_: Body, __: Conversation) -> None:
+    """Nothing is left to do: the bus has ended the writing handler with its turn."""
+
+
+# -- values -------------------------------------------------------------------------------------------
+
+
+def run_message(task_id: UUID, event: RunEvent) -> BaseModel | None:
+    """Return *event* as the message that tells the client of it, or None where no message does."""
+    match event:
+        case Queued():
+            return training.Queued(task_id=task_id, position=event.position)
+        case Started():
+            return training.Started(task_id=task_id, run_id=event.run_id)
+        case Progress():
+            return training.Progress(
+                task_id=task_id,
+                metrics=metrics_message(event.metrics),
+                of_steps=event.of_steps,
+                seconds_left=event.seconds_left,
+                resumed_from_step=event.resumed_from_step,
+            )
+        case Checkpoint():
+            artifact, metrics = artifact_message(event.artifact), metrics_message(event.metrics)
+            return training.Checkpoint(task_id=task_id, artifact=artifact, metrics=metrics)
+        case Evaluated():
+            return training.Evaluated(task_id=task_id, step=event.step, loss=event.loss, metrics=event.metrics)
+        case Trained():
+            return training.Trained(
+                task_id=task_id,
+                artifact=artifact_message(event.artifact),
+                adapter=event.adapter,
+                metrics=metrics_message(event.metrics),
+                seconds=event.seconds,
+            )
+        case Failed():
+            last = event.last_checkpoint
+            return training.TrainFailed(
+                task_id=task_id,
+                code=event.code,
+                detail=event.detail,
+                last_checkpoint=None if last is None else artifact_message(last),
+                retryable=event.retryable,
+            )
+        case _:
+            return None  # Paused and Canceled answer the client's own messages, which have handlers of their own
+
+
+def quote_message(task_id: UUID, prepared: Prepared) -> BaseModel:
+    """Return the offer that *prepared* makes."""
+    audit, quoted = prepared.audit, prepared.quote
+    return training.Quote(
+        task_id=task_id,
+        audit=training.Audit(**{name: _listed(getattr(audit, name)) for name in training.Audit.model_fields}),
+        peak_memory_bytes=quoted.peak_memory_bytes,
+        steps=quoted.steps,
+        seconds=quoted.seconds,
+        device=quoted.device,
+    )
+
+
+def artifact_message(artifact: Artifact) -> BaseModel:
+    """Return *artifact* as the protocol has it."""
+    return training.Artifact(**artifact.model_dump())
+
+
+def metrics_message(metrics: Metrics) -> BaseModel:
+    """Return *metrics* as the protocol has them."""
+    return training.Metrics(
+        step=metrics.step,
+        loss=metrics.loss,
+        learning_rate=metrics.learning_rate,
+        tokens_per_second=metrics.tokens_per_second,
+    )
+
+
+def step_of(event: Checkpoint | Evaluated) -> int:
+    """Return the step that *event* speaks of."""
+    return event.metrics.step if isinstance(event, Checkpoint) else event.step
+
+
+def _listed(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
