@@ -60,9 +60,7 @@ def test_markdown_marks_are_removed(researcher: ModuleType) -> None:
 @pytest.mark.slow
 def test_search_finds_the_passage_about_the_topic_first(researcher: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "guide.md").write_text(GUIDE)
-    (tmp_path / "bees.txt").write_text(
-        "Bees dance to tell each other where the flowers are in the morning sun."
-    )
+    (tmp_path / "bees.txt").write_text("Bees dance to tell each other where the flowers are in the morning sun.")
 
     found = researcher.search(tmp_path, "who renews the lease of a handler?", 5)
 
@@ -80,9 +78,7 @@ def test_search_for_unknown_words_finds_nothing(researcher: ModuleType, tmp_path
 
 
 @pytest.mark.parametrize("make", [False, True])
-def test_a_missing_or_empty_corpus_is_refused_by_name(
-    researcher: ModuleType, tmp_path: Path, make: bool
-) -> None:
+def test_a_missing_or_empty_corpus_is_refused_by_name(researcher: ModuleType, tmp_path: Path, make: bool) -> None:
     corpus = tmp_path / "library"
     if make:
         corpus.mkdir()

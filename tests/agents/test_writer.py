@@ -34,9 +34,7 @@ def test_only_the_opening_words_of_a_digest_are_filed(writer: ModuleType) -> Non
         ("\n\x07", "unfiled"),
     ],
 )
-def test_an_answer_of_the_model_becomes_one_printable_line(
-    writer: ModuleType, answer: str, section: str
-) -> None:
+def test_an_answer_of_the_model_becomes_one_printable_line(writer: ModuleType, answer: str, section: str) -> None:
     assert writer.clean(answer) == section
 
 
