@@ -85,6 +85,17 @@ class Broker:
         self._answer_stranger(peer, [int(Kind.REFUSED), 0, "malformed", {"message": message}])
         self._state.note("warning", "frame.refused", code="malformed", reason=message)
 
+    def gone(self, peer: bytes, now: float) -> None:
+        """Note that nothing can be sent to *peer* any more: its connection is closed, or it does not read.
+
+        Its next heartbeat is answered as a stranger's, so a process that lives registers again, on a fresh
+        connection, and keeps what it works on; one that died loses its lease as ever.
+        """
+        self._state.now = now
+        session = self._state.registry.by_peer.get(peer)
+        if session is not None:
+            self._state.registry.by_token.pop(session.token, None)
+
     def tick(self, now: float) -> None:
         """Do what is due at *now*; cheap where nothing is."""
         self._start(now)

@@ -1,7 +1,8 @@
 """The engine in memory: the same loop, frames and journal rows without sockets and disk, for tests.
 
-Frames go through the real codec, so the bytes are those of ZeroMQ. What is appended to the journal
-is synced at the next step unless ``sync`` is held back; ``crash`` forgets what was not.
+Frames go through the real codec, so the bytes are those of ZeroMQ. The broker is stepped by the running
+asyncio loop whenever a frame has come, or by hand with ``step``; time alone steps nothing, so whoever
+moves the clock steps the engine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from bus.wire.record import Record
 
 
 class MemoryJournal:
-    """Batches of rows in a list; the tail may be lost by a crash."""
+    """Batches of rows in a list; a crash may lose those that were not synced.
+
+    Attributes:
+        holds_back: While true nothing more is synced: the disk is slow.
+    """
 
     def __init__(self) -> None:
         self._term = 0
@@ -35,7 +40,7 @@ class MemoryJournal:
         return self._term
 
     def begin_term(self) -> None:
-        """Begin a new ownership; tickets count from 1 again."""
+        """Begin a new ownership; tickets count from 1 again, and what was not synced is lost."""
         self._term += 1
         self._tail.clear()
         self._tickets = self._synced = 0
@@ -54,15 +59,18 @@ class MemoryJournal:
     def synced(self) -> int:
         """Return the highest ticket that would survive a crash."""
         if not self.holds_back:
-            self._disk += self._tail
-            self._tail = []
-            self._synced = self._tickets
+            self.sync(len(self._tail))
         return self._synced
+
+    def sync(self, n_batches: int) -> None:
+        """Bring the oldest *n_batches* of those under way to the disk: any prefix may survive a crash."""
+        self._disk += self._tail[:n_batches]
+        del self._tail[:n_batches]
+        self._synced = self._tickets - len(self._tail)
 
     def close(self) -> None:
         """Sync what is left."""
-        self.holds_back = False
-        self.synced()
+        self.sync(len(self._tail))
 
 
 class MemoryPeer:
@@ -86,23 +94,29 @@ class MemoryPeer:
 
 
 class MemoryEngine:
-    """A broker in this process, stepped by the running asyncio loop.
+    """A broker in this process.
 
     Args:
         settings: The numbers of the bus.
-        clock: The broker's clock; with a ``ManualClock`` nothing times out by itself.
+        clock: The broker's clock, e.g. a ``ManualClock``.
+
+    Attributes:
+        journal: What survives ``crash``.
     """
 
     def __init__(self, *, settings: Settings, clock: Clock) -> None:
+        self.journal = MemoryJournal()
         self._settings = settings
         self._clock = clock
-        self.journal = MemoryJournal()
-        self._frames: deque[tuple[bytes, bytes]] = deque()
+        self._to_broker: deque[tuple[bytes, bytes]] = deque()
+        self._to_peers: deque[tuple[MemoryPeer, bytes]] = deque()
         self._peers: dict[bytes, MemoryPeer] = {}
         self._n_peers = 0
         self._server: Server | None = None
-        self._scheduled = False
+        self._is_scheduled = False
         self.start()
+
+    # -- life -----------------------------------------------------------------------------------------
 
     @property
     def broker(self) -> Broker:
@@ -123,45 +137,71 @@ class MemoryEngine:
         )
         self._schedule()
 
-    def crash(self) -> None:
-        """Kill the broker: unsynced rows and every frame under way are gone, connections stay."""
+    def crash(self, *, n_surviving: int = 0) -> None:
+        """Kill the broker; frames on their way to it are gone, connections stay.
+
+        Args:
+            n_surviving: How many of the batches that were not synced are on disk all the same.
+        """
         self._server = None
-        self._frames.clear()
+        self._to_broker.clear()
+        self.journal.sync(n_surviving)
+
+    # -- steps ----------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Let the broker take all that has come and act on time, and bring its frames to the peers.
+
+        Returns:
+            Whether any frame moved, in either direction. What peers answer waits for the next step.
+        """
+        moved = self._server is not None and self._server.step()
+        for _ in range(len(self._to_peers)):
+            moved = True
+            connection, frame = self._to_peers.popleft()
+            if not connection.is_closed:
+                connection.on_frame(frame)
+        return moved
+
+    def settle(self) -> None:
+        """Step until no frame moves any more at this instant."""
+        while self.step():
+            pass
+
+    # -- for peers ------------------------------------------------------------------------------------
 
     def connect(self, on_frame: Callable[[bytes], None]) -> MemoryPeer:
-        """Return a new connection whose frames come to *on_frame*, on the loop."""
+        """Return a new connection; *on_frame* is called in ``step``, so on the loop where one runs."""
         self._n_peers += 1
         routing_id = self._n_peers.to_bytes(5, "big")
         peer = MemoryPeer(self, routing_id, on_frame)
         self._peers[routing_id] = peer
         return peer
 
-    def step(self) -> None:
-        """Let the broker take everything that has come, and act on time; sends leave through the loop."""
-        if self._server is None:
-            return
-        self._server.step()
-        if self._server.broker.next_deadline() is not None and self._frames:
-            self._schedule()
+    def take_in(self, routing_id: bytes, frame: bytes) -> None:
+        """Queue a peer's frame; while the broker is down it waits, as in a peer's socket."""
+        self._to_broker.append((routing_id, frame))
+        self._schedule()
 
-    def settle_acknowledgements(self) -> None:
-        """Step until the broker has nothing more to write or to send at this instant."""
-        for _ in range(3):
-            self.step()
+    def forget(self, routing_id: bytes) -> None:
+        """Drop a connection."""
+        self._peers.pop(routing_id, None)
 
     # -- BrokerTransport ------------------------------------------------------------------------------
 
     def receive(self, timeout: float | None) -> list[tuple[bytes, bytes]]:
         """Return all queued frames; never waits."""
-        frames = list(self._frames)
-        self._frames.clear()
+        frames = list(self._to_broker)
+        self._to_broker.clear()
         return frames
 
-    def send(self, peer: bytes, frame: bytes) -> None:
-        """Bring *frame* to the peer in the next turn of the loop, as a socket would."""
+    def send(self, peer: bytes, frame: bytes) -> bool:
+        """Queue *frame* for the peer; False where its connection is closed."""
         connection = self._peers.get(peer)
-        if connection is not None:
-            asyncio.get_running_loop().call_soon(self._bring, connection, frame)
+        if connection is None:
+            return False
+        self._to_peers.append((connection, frame))
+        return True
 
     def wake(self) -> None:
         """Have the broker stepped in the next turn of the loop."""
@@ -173,29 +213,16 @@ class MemoryEngine:
 
     # -- parts ----------------------------------------------------------------------------------------
 
-    def take_in(self, routing_id: bytes, frame: bytes) -> None:
-        """Queue a peer's frame; while the broker is down it waits, as in a peer's socket."""
-        self._frames.append((routing_id, frame))
-        self._schedule()
-
-    def forget(self, routing_id: bytes) -> None:
-        """Drop a connection."""
-        self._peers.pop(routing_id, None)
-
-    def _bring(self, connection: MemoryPeer, frame: bytes) -> None:
-        if not connection.is_closed:
-            connection.on_frame(frame)
-
     def _schedule(self) -> None:
-        if self._scheduled:
+        if self._is_scheduled:
             return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return  # made outside a loop; the first frame schedules
-        self._scheduled = True
+            return  # no loop: ``step`` is called by hand
+        self._is_scheduled = True
         loop.call_soon(self._run)
 
     def _run(self) -> None:
-        self._scheduled = False
+        self._is_scheduled = False
         self.step()

@@ -17,8 +17,12 @@ class BrokerTransport(Protocol):
         """Return the (routing id, frame) pairs that have come; wait up to *timeout* seconds for one or a wake."""
         ...
 
-    def send(self, peer: bytes, frame: bytes) -> None:
-        """Hand *frame* to the transport; a peer that is gone is no error. Never blocks."""
+    def send(self, peer: bytes, frame: bytes) -> bool:
+        """Hand *frame* to the transport; never blocks.
+
+        Returns:
+            False where it was dropped: the peer is gone, or has not read for so long that its queue is full.
+        """
         ...
 
     def wake(self) -> None:

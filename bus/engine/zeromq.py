@@ -11,19 +11,28 @@ import asyncio
 import contextlib
 import math
 import os
+import socket
+import stat
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import zmq
 
-from bus.engine.security import check_address
+from bus.engine.security import AddressRefused, check_address
+from bus.errors import BrokerRunning
 from bus.wire.codec import MAX_FRAME_BYTES, encode_frame
 from bus.wire.record import Kind
 
 _DRAIN = 64  # frames taken in one turn of a loop before others get theirs
 _LINGER_MS = 500  # long enough for BYE to leave, short enough that nobody waits for a dead broker
-_DROPPED = (zmq.EHOSTUNREACH, zmq.EAGAIN)  # the peer is gone; its session ends by silence
+_DROPPED = (zmq.EHOSTUNREACH, zmq.EAGAIN)  # the peer's connection is closed; its queue is full
+# Frames that one peer may have sent unread: then the kernel holds it up. 64 MiB at the worst.
+_UNREAD_FRAMES = 64
+# Frames that one peer may have been sent unread; credits keep an honest one far below.
+_UNSENT_FRAMES = 4096
+_PROBE_PATIENCE = 1.0  # seconds; a broker whose socket accepts nobody for so long still counts as alive
 
 
 class Wake:
@@ -49,41 +58,54 @@ class Wake:
 
 
 class ZmqBrokerTransport:
-    """The broker's side: a ROUTER that assigns routing ids and drops nothing it was not asked to send.
+    """The broker's side: a ROUTER that assigns routing ids.
+
+    Both queues of a peer are bounded. One that sends faster than the broker decides waits in its own
+    process; one that does not read loses its session (``send``), never anybody else's time.
 
     Args:
         address: ``ipc://PATH`` or ``tcp://127.0.0.1:PORT``.
         wake: Ends a waiting ``receive``; closed with the transport.
 
     Raises:
-        AddressRefused: *address* leaves this machine or is too long.
+        AddressRefused: *address* leaves this machine, is too long, or cannot be listened at.
+        BrokerRunning: Somebody listens there already.
     """
 
     def __init__(self, address: str, *, wake: Wake) -> None:
         check_address(address)
+        self._path = _socket_path(address)
+        if self._path is not None:
+            _clear_path(self._path)
+        self._wake = wake
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
-        # No high-water mark: credits bound what is handed over, and a ROUTER at its mark drops silently.
-        self._socket.set_hwm(0)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.RCVHWM, _UNREAD_FRAMES)
+        self._socket.setsockopt(zmq.SNDHWM, _UNSENT_FRAMES)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else a ROUTER drops silently
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self._path = Path(address.removeprefix("ipc://")) if address.startswith("ipc://") else None
-        if self._path is not None:
-            # The state folder's lock proves that no other broker lives, so a file here is a leftover.
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path.unlink(missing_ok=True)
-        self._socket.bind(address)
-        if self._path is not None:
-            self._path.chmod(0o600)
-        self._wake = wake
+        self._socket.setsockopt(zmq.IPV6, 1)
+        mask = os.umask(0o177)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            self._context.term()
+            raise AddressRefused(f"expected a free address to listen at, got {address!r}: {error}") from error
+        finally:
+            os.umask(mask)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(wake.read_fd, zmq.POLLIN)
 
     def receive(self, timeout: float | None) -> list[tuple[bytes, bytes]]:
-        """Return up to 64 (routing id, frame) pairs; wait up to *timeout* seconds for one or a wake."""
+        """Return up to 64 (routing id, frame) pairs; wait up to *timeout* seconds for one or a wake.
+
+        A message of several parts is none of ours; it comes as an empty frame.
+        """
         if not int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            # Rounded up: a poll that ends before its time would only be repeated.
             ready = dict(self._poller.poll(None if timeout is None else math.ceil(max(0.0, timeout) * 1000)))
             if self._wake.read_fd in ready:
                 self._wake.clear()
@@ -92,19 +114,20 @@ class ZmqBrokerTransport:
         try:
             while len(frames) < _DRAIN:
                 parts = receive(zmq.NOBLOCK)
-                if len(parts) == 2:  # anything else is not of our making and is dropped unread
-                    frames.append((parts[0], parts[1]))
+                frames.append((parts[0], parts[1] if len(parts) == 2 else b""))
         except zmq.Again:
             pass
         return frames
 
-    def send(self, peer: bytes, frame: bytes) -> None:
-        """Hand *frame* over; a peer that is gone is no error, its session ends by silence."""
+    def send(self, peer: bytes, frame: bytes) -> bool:
+        """Hand *frame* over; return False where the peer is gone or has let its queue fill up."""
         try:
             self._socket.send_multipart((peer, frame), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in _DROPPED:
                 raise
+            return False
+        return True
 
     def wake(self) -> None:
         """Make a waiting ``receive`` return; safe from any thread and from signal handlers."""
@@ -135,10 +158,12 @@ class ZmqPeer:
         self._loop = asyncio.get_running_loop()
         self._on_frame = on_frame
         self._socket = context.socket(zmq.DEALER)
-        self._socket.set_hwm(0)
+        self._socket.set_hwm(0)  # the window bounds what is sent, credits what comes
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        self._socket.setsockopt(zmq.IPV6, 1)
         self._socket.connect(address)
         self._fd = self._socket.fileno()
         self._loop.add_reader(self._fd, self._drain)
@@ -160,17 +185,16 @@ class ZmqPeer:
 
     def _drain(self) -> None:
         self._again = False
-        if self._socket.closed:
-            return
         receive, on_frame = self._socket.recv, self._on_frame
         try:
             for _ in range(_DRAIN):
-                on_frame(receive(zmq.NOBLOCK))
                 if self._closed:
                     return
+                on_frame(receive(zmq.NOBLOCK))
         except zmq.Again:
             pass
-        self._look_again()
+        finally:  # an error of on_frame, too, must not swallow the edge
+            self._look_again()
 
     def _look_again(self) -> None:
         if not self._again and not self._closed and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
@@ -185,13 +209,20 @@ class HeartbeatThread:
         token: The session's, from WELCOME.
         interval: Seconds between two heartbeats.
         lease: Seconds of silence after which the broker counts as gone.
-        on_silence: Called from this thread, once, when the broker does not know the session or is silent.
+        on_silence: Called from this thread when the broker does not know the session, or is silent for a
+            lease, and again whenever that happens again; must be quick.
     """
 
     def __init__(
-        self, address: str, token: bytes, *, interval: float, lease: float, on_silence: Callable[[], None],
+        self,
+        address: str,
+        token: bytes,
+        *,
+        interval: float,
+        lease: float,
+        on_silence: Callable[[], None],
         context: zmq.Context[zmq.Socket[bytes]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._address = address
         self._beat = encode_frame([[int(Kind.HEARTBEAT), token]])
         self._alive = encode_frame([[int(Kind.HEARTBEAT), b""]])
@@ -199,45 +230,74 @@ class HeartbeatThread:
         self._lease = lease
         self._on_silence = on_silence
         self._context = context
-        self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
+        self._stop = Wake()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stop; returns once the thread is gone."""
-        os.write(self._stop_write, b"!")
+        self._stop.set()
         self._thread.join()
-        os.close(self._stop_read)
-        os.close(self._stop_write)
+        self._stop.close()
 
     def _run(self) -> None:
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.set_hwm(8)  # while the broker is away a few heartbeats are enough
-        socket.connect(self._address)
+        dealer = self._context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.setsockopt(zmq.IMMEDIATE, 1)  # none is kept for a broker that is away: it would be stale
+        dealer.setsockopt(zmq.RECONNECT_IVL, 20)
+        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        dealer.setsockopt(zmq.IPV6, 1)
+        dealer.connect(self._address)
         poller = zmq.Poller()
-        poller.register(socket, zmq.POLLIN)
-        poller.register(self._stop_read, zmq.POLLIN)
-        unanswered = 0.0
+        poller.register(dealer, zmq.POLLIN)
+        poller.register(self._stop.read_fd, zmq.POLLIN)
+        heard_at = beat_at = time.monotonic()
         try:
             while True:
-                with contextlib.suppress(zmq.Again):  # enough of them wait for the broker already
-                    socket.send(self._beat, zmq.NOBLOCK)
-                ready = dict(poller.poll(int(self._interval * 1000)))
-                if self._stop_read in ready:
+                now = time.monotonic()
+                if now >= beat_at:
+                    beat_at = now + self._interval
+                    with contextlib.suppress(zmq.Again):  # nobody is connected
+                        dealer.send(self._beat, zmq.NOBLOCK)
+                ready = dict(poller.poll(math.ceil((beat_at - now) * 1000)))
+                if self._stop.read_fd in ready:
                     return
-                if socket in ready:
-                    unanswered = 0.0
-                    if socket.recv() != self._alive:
+                if dealer in ready:
+                    heard_at = time.monotonic()
+                    if dealer.recv() != self._alive:
                         self._on_silence()
-                        poller.unregister(socket)
-                    # The answer came early; the next beat is due an interval after the last one.
-                    if dict(poller.poll(int(self._interval * 1000))).get(self._stop_read):
-                        return
-                    continue
-                unanswered += self._interval
-                if unanswered >= self._lease:
-                    unanswered = 0.0
+                elif time.monotonic() - heard_at >= self._lease:
+                    heard_at = time.monotonic()
                     self._on_silence()
         finally:
-            socket.close()
+            dealer.close()
+
+
+def _socket_path(address: str) -> Path | None:
+    return Path(address.removeprefix("ipc://")) if address.startswith("ipc://") else None
+
+
+def _clear_path(path: Path) -> None:
+    """Make the folder of a socket, and remove a socket file that nobody listens at any more.
+
+    ZeroMQ itself would unlink the file of a living broker, which then waits for peers for ever.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise AddressRefused(f"{path}: expected a folder for the bus's socket, got: {error}") from error
+    if not stat.S_ISSOCK(mode):
+        raise AddressRefused(f"{path}: expected a socket or nothing, got another file; move it away")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_PROBE_PATIENCE)
+        try:
+            probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError:
+            pass  # alive, but busy or somebody else's
+    raise BrokerRunning(f"{path}: another broker listens here; stop it with `palaver down`, or use another --bus")

@@ -21,7 +21,7 @@ MAX_FRAME_RECORDS = 256
 MAX_DEPTH = 32
 MAX_OBJECTS = 1 << 17
 UNSCANNED_BYTES = 1 << 10  # worst case: 341 nested arrays that each claim 1024 items, 3 MiB for a moment
-MAX_BODY_BYTES = MAX_FRAME_BYTES - (1 << 17)  # a DELIVER adds 64 KiB of saved state and its envelope to a body
+MAX_BODY_BYTES = MAX_FRAME_BYTES - (1 << 17)  # with ids and trace; a DELIVER adds 64 KiB of saved state
 
 _PLAIN = frozenset((int, str, bytes, bool, type(None)))
 _pack = msgpack.Packer(autoreset=True, use_bin_type=True).pack
@@ -173,8 +173,14 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def _bound_bodies(records: list[Record]) -> None:
-    if any(item.__class__ is bytes and len(item) > MAX_BODY_BYTES for record in records for item in record):
-        raise MalformedFrame(f"expected bodies of at most {MAX_BODY_BYTES} bytes, got a longer one")
+    """Refuse what could not be delivered: a DELIVER carries a body, its trace and 64 KiB of state in one frame."""
+    for record in records:
+        parts = [record, *(send for item in record if item.__class__ is list for send in item)]
+        for part in parts:
+            if part.__class__ is list:
+                size = sum(len(item) for item in part if item.__class__ is bytes or item.__class__ is str)
+                if size > MAX_BODY_BYTES:
+                    raise MalformedFrame(f"expected bodies of at most {MAX_BODY_BYTES} bytes, got one of {size}")
 
 
 def _describe(value: Any) -> str:

@@ -90,6 +90,8 @@ def test_a_flipped_byte_is_decoded_or_refused_as_malformed(records: list[list[ob
         pytest.param(encode_frame([[10]] * (codec.MAX_FRAME_RECORDS + 1)), id="a record too many"),
         pytest.param(encode_frame([[10, bytes(codec.MAX_FRAME_BYTES)]]), id="a frame too large"),
         pytest.param(encode_frame([[10, bytes(codec.MAX_BODY_BYTES + 1)]]), id="a body too large"),
+        pytest.param(encode_frame([[3, "x" * 500_000, bytes(500_000)]]), id="a body and trace too large"),
+        pytest.param(encode_frame([[4, [[b"x", bytes(codec.MAX_BODY_BYTES)]]]]), id="a body too large in a commit"),
     ],
 )
 def test_what_is_no_frame_of_ours_is_malformed(frame: bytes) -> None:
@@ -125,7 +127,7 @@ def test_a_large_frame_of_many_tiny_objects_is_refused() -> None:
         decode_frame(frame)
 
 
-@pytest.mark.parametrize("size", [1, codec.UNSCANNED_BYTES, codec.MAX_OBJECTS, codec.MAX_BODY_BYTES])
+@pytest.mark.parametrize("size", [1, codec.UNSCANNED_BYTES, codec.MAX_OBJECTS, codec.MAX_BODY_BYTES - 16])
 def test_a_body_of_any_allowed_size_arrives(size: int) -> None:
     records = [[3, 1, bytes(16), bytes(size)]]
 
