@@ -129,9 +129,9 @@ def _examine(text: str, file: str) -> _Examined:
         return _Examined(spec, {}, False, report)
     misnamed = report.has_errors
     falls_off = check_flow(spec, report)
-    check_choices(spec, report)
     check_deadlines(spec, report)
-    if not misnamed:  # else a mistyped name would also be one that nobody uses
+    if not misnamed:  # else a mistyped name would also be told as one that nobody uses, or that decides nothing
+        check_choices(spec, report)
         check_uses(spec, falls_off, report)
     models = {} if report.has_errors else build_models(spec, report)
     return _Examined(spec, models, falls_off, report)
