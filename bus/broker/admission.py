@@ -131,9 +131,6 @@ class Admission:
         if mailbox is None:
             self.refuse(session, n, not_a_player(session, conversation, role))
             return
-        if conversation.held and any(one is session for one, _ in conversation.held):
-            self._hold(session, conversation, record)
-            return
         if conversation.find_move(mailbox, type, address) is None:
             self._refuse_order(session, n, conversation, mailbox, type, address, epoch)
             return
@@ -179,6 +176,27 @@ class Admission:
         session.held.add(record[1])
         session.taken = max(session.taken, record[1])
         conversation.held.append((session, record))
+
+    def _behind_held(self, session: Session, record: Record) -> Conversation | None:
+        """Return the conversation in which *record* must wait behind a held one of the same role, or None.
+
+        What follows a held COMMIT would settle or continue its turn without it. HANDLED passes a held
+        SEND, or two roles that stream to each other would wait for ever, unless it settles what that
+        SEND answers.
+        """
+        kind = record[0]
+        at = 1 if kind == Kind.SEND else 0  # SEND has its message id before the conversation
+        conversation = self._state.conversations.get(record[2 + at]) if kind != Kind.OPEN else None
+        if conversation is None or not conversation.held:
+            return None
+        role = record[3 + at]
+        for one, held in conversation.held:
+            if one is not session or held[4 if held[0] == Kind.SEND else 3] != role:
+                continue
+            mailbox = conversation.mailboxes[role]
+            if kind != Kind.HANDLED or held[0] != Kind.SEND or mailbox.machine.owes[mailbox.at]:
+                return conversation
+        return None
 
     def _retry_held(self, conversation: Conversation) -> None:
         waiting = list(conversation.held)
@@ -345,7 +363,9 @@ class Admission:
     def take(self, session: Session, record: Record) -> None:
         """Carry out one numbered record whose shape was checked."""
         kind = record[0]
-        if kind == Kind.SEND:
+        if session.held and (conversation := self._behind_held(session, record)) is not None:
+            self._hold(session, conversation, record)
+        elif kind == Kind.SEND:
             self.send(session, record)
         elif kind == Kind.COMMIT:
             self.commit(session, record)
