@@ -40,7 +40,6 @@ _TICK = 0.001  # seconds of real time between two looks at whether the bus has c
 _TICKS = 6  # looks without a new frame after which it has
 _STEP = 0.003  # bus time that passes with each: lingering acknowledgements and lazy rows then move
 _REGISTER = 10.0  # seconds of real time in which an agent registers, or the test is wrong
-_MAX_SENDS = 50  # messages that a made-up peer sends in one turn before it gives up
 
 Answer: TypeAlias = BaseModel | Sequence[BaseModel] | Callable[[Any], BaseModel | None]
 
@@ -274,19 +273,30 @@ def _responder(part: Part, answer: Answer | None) -> Callable[[Any, Conversation
 
 
 async def _say_what_must_be(part: Part, conversation: Conversation) -> None:
-    """Send smallest messages until the role owes none; of several the one that leads on."""
+    """Send smallest messages until the role owes none, by the shortest way there."""
     seat = conversation._turn.seat
-    for _ in range(_MAX_SENDS):
-        if not seat.owes():
-            return
-        moves = part.choices[seat.at]
-        leading = [index for index, ways in moves.items() if all(way.next != seat.at for _, way in ways)]
-        index = min(leading or moves, key=lambda one: part.messages[one].name)
-        ways = [address for address, way in moves[index] if way.interrupt < 0]
-        if not ways:
-            return
-        receivers = [part.protocol.roles[one].name for one in part.protocol.tables.addresses[ways[0]]]
+    while seat.owes():
+        (index, address), _ = min(
+            (
+                (sent, _sends_left(part, move.next))
+                for sent, move in part.machine.send[seat.at].items()
+                if move.interrupt < 0
+            ),
+            key=lambda way: (way[1], part.messages[way[0][0]].name),
+        )
+        receivers = [part.protocol.roles[one].name for one in part.protocol.tables.addresses[address]]
         await conversation.send(smallest_message(part.protocol, index), to=receivers)
+
+
+def _sends_left(part: Part, state: int) -> int:
+    """Return how many messages the role must send at least before it owes none (breadth first)."""
+    front, seen, n = {state}, {state}, 0
+    while front and not any(not part.machine.owes[one] for one in front):
+        ways = {move.next for one in front for move in part.machine.send[one].values() if move.interrupt < 0}
+        front = ways - seen
+        seen |= front
+        n += 1
+    return n if front else len(part.machine.owes)
 
 
 def smallest_message(protocol: Protocol, index: int) -> BaseModel:

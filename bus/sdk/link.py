@@ -114,7 +114,7 @@ class Link:
         self._room: deque[asyncio.Future[None]] = deque()
         self._waiters: deque[tuple[Record, asyncio.Future[None]]] = deque()
         self._replies: dict[int, asyncio.Future[Any]] = {}
-        self._n_welcomes = 0
+        self._is_missed = False
         self._retry: asyncio.TimerHandle | None = None
 
     # -- life -----------------------------------------------------------------------------------------
@@ -168,6 +168,7 @@ class Link:
         """The broker is gone, or has forgotten this session: said once, then healed silently."""
         if self.session.state is SessionState.LIVE and token == self.session.token:
             log.warning("agent.disconnected", agent=self.session.name, address=self._connector.address)
+            self._is_missed = True
             self.reconnect()
 
     async def drain(self, within: float) -> bool:
@@ -359,9 +360,9 @@ class Link:
             self._heart.close()
         silence = partial(self._on_silence, session.token)
         self._heart = self._connector.beat(session.token, session.heartbeat_interval, session.lease, silence)
-        if self._n_welcomes:
+        if self._is_missed:
             log.info("agent.reconnected", agent=session.name, address=self._connector.address)
-        self._n_welcomes += 1
+            self._is_missed = False
         self.owner.on_welcome(session.kept)
         self._live.set()
         if not session.knows_all():

@@ -294,7 +294,7 @@ class Session:
             if record[0] == Kind.WELCOME and self.state is SessionState.GREETING:
                 self._welcome(record)
                 return [record, *self._after(records[index + 1 :])]
-            if record[0] in (Kind.NOTICE, Kind.REFUSED) and self.state is SessionState.GREETING:
+            if record[0] == Kind.REFUSED and self.state is SessionState.GREETING:
                 return [record]
         return []
 
