@@ -25,7 +25,7 @@ from bus.engine.port import BrokerTransport, Journal
 from bus.engine.zeromq import Wake, ZmqBrokerTransport
 from bus.errors import JournalFailed, MalformedFrame, TooLarge
 from bus.settings import Settings
-from bus.wire.codec import MAX_FRAME_BYTES, decode_frame, encode_frame, encode_frames
+from bus.wire.codec import MAX_DELIVERY_FRAME_BYTES, MAX_FRAME_BYTES, decode_frame, encode_frame, encode_frames
 from bus.wire.record import Kind, Record
 
 log = structlog.get_logger()
@@ -111,7 +111,7 @@ class Server:
         now = self.now()
         for peer, frame in frames:
             try:
-                records = decode_frame(frame)
+                records = decode_frame(frame, max_bytes=MAX_FRAME_BYTES)
             except MalformedFrame as error:
                 broker.malformed(peer, str(error), now)
             else:
@@ -198,11 +198,11 @@ def serve(address: str, state_folder: Path, settings: Settings) -> int:
 def _fit(record: Record) -> Record:
     """Return *record*, or what stands in for an answer that no frame can carry.
 
-    Only answers can grow so large: ``decode_frame`` bounds bodies so that every delivery fits.
+    Only answers can grow so large: a delivery is what a peer's frame brought and 64 KiB of state.
     """
-    if record[0] != Kind.REPLY or len(encode_frame([record])) <= MAX_FRAME_BYTES:
+    if record[0] != Kind.REPLY or len(encode_frame([record])) <= MAX_DELIVERY_FRAME_BYTES:
         return record
-    text = f"the answer is above {MAX_FRAME_BYTES} bytes; ask for less of it at a time"
+    text = f"the answer is above {MAX_DELIVERY_FRAME_BYTES} bytes; ask for less of it at a time"
     return [int(Kind.REPLY), record[1], False, {"code": "too-large", "message": text}]
 
 

@@ -22,7 +22,7 @@ import zmq
 
 from bus.engine.security import AddressRefused, check_address
 from bus.errors import BrokerRunning
-from bus.wire.codec import MAX_FRAME_BYTES, encode_frame
+from bus.wire.codec import MAX_DELIVERY_FRAME_BYTES, MAX_FRAME_BYTES, encode_frame
 from bus.wire.record import Kind
 
 _DRAIN = 64  # frames taken in one turn of a loop before others get theirs
@@ -160,7 +160,7 @@ class ZmqPeer:
         self._socket = context.socket(zmq.DEALER)
         self._socket.set_hwm(0)  # the window bounds what is sent, credits what comes
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_DELIVERY_FRAME_BYTES)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         self._socket.setsockopt(zmq.IPV6, 1)

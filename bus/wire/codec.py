@@ -16,12 +16,12 @@ from bus.errors import MalformedFrame, TooLarge
 from bus.wire.record import Record
 from bus.wire.scan import scan
 
-MAX_FRAME_BYTES = 1 << 20
+MAX_FRAME_BYTES = 1 << 20  # from a peer
+MAX_DELIVERY_FRAME_BYTES = MAX_FRAME_BYTES + (1 << 17)  # from the broker: 64 KiB of saved state come on top
 MAX_FRAME_RECORDS = 256
 MAX_DEPTH = 32
 MAX_OBJECTS = 1 << 17
 UNSCANNED_BYTES = 1 << 10  # worst case: 341 nested arrays that each claim 1024 items, 3 MiB for a moment
-MAX_BODY_BYTES = MAX_FRAME_BYTES - (1 << 17)  # with ids and trace; a DELIVER adds 64 KiB of saved state
 
 _PLAIN = frozenset((int, str, bytes, bool, type(None)))
 _pack = msgpack.Packer(autoreset=True, use_bin_type=True).pack
@@ -34,17 +34,21 @@ def encode_frame(records: Sequence[Record]) -> bytes:
 
 
 def encode_frames(records: Sequence[Record]) -> list[bytes]:
-    """Return frames within the limits that carry *records* in this order; halves what is too large.
+    """Return frames within a peer's limits that carry *records* in this order; halves what is too large.
+
+    One record alone may have ``MAX_DELIVERY_FRAME_BYTES``: whatever a peer may send can be delivered.
 
     Raises:
-        TooLarge: One record alone is above ``MAX_FRAME_BYTES``.
+        TooLarge: One record alone is above that.
     """
     if len(records) <= MAX_FRAME_RECORDS:
         frame: bytes = _pack(records)
         if len(frame) <= MAX_FRAME_BYTES:
             return [frame]
         if len(records) == 1:
-            raise TooLarge(f"expected a record of at most {MAX_FRAME_BYTES} bytes, got {len(frame)}")
+            if len(frame) <= MAX_DELIVERY_FRAME_BYTES:
+                return [frame]
+            raise TooLarge(f"expected a record of at most {MAX_DELIVERY_FRAME_BYTES} bytes, got {len(frame)}")
         cut = len(records) // 2
     else:
         cut = MAX_FRAME_RECORDS
@@ -56,15 +60,20 @@ def encode_body(fields: object) -> bytes:
     return _pack(fields)  # type: ignore[no-any-return]  # msgpack is untyped
 
 
-def decode_frame(frame: bytes) -> list[Record]:
+def decode_frame(frame: bytes, *, max_bytes: int = MAX_DELIVERY_FRAME_BYTES) -> list[Record]:
     """Return the records of *frame*: 1 to 256 arrays, each of which begins with a kind.
 
     Bodies and saved states stay the opaque bytes that they are. What kinds there are and what
     their items must be is for the reader of the records.
 
+    Args:
+        max_bytes: What the sender may send at once: the broker's limit, or a peer's ``MAX_FRAME_BYTES``.
+
     Raises:
         MalformedFrame: Too large, not msgpack, not an array of arrays, or beyond a limit.
     """
+    if len(frame) > max_bytes:
+        raise MalformedFrame(f"expected a frame of at most {max_bytes} bytes, got {len(frame)}")
     records = _decode(frame)
     if records.__class__ is not list or not 0 < len(records) <= MAX_FRAME_RECORDS:
         raise MalformedFrame(f"expected an array of 1 to {MAX_FRAME_RECORDS} records, got {_describe(records)}")
@@ -75,8 +84,6 @@ def decode_frame(frame: bytes) -> list[Record]:
     suspects = [item for record in records for item in record if item.__class__ not in _PLAIN]
     if suspects and _inspect(suspects, depth=2):
         _refuse_duplicates(frame)
-    if len(frame) > MAX_BODY_BYTES:
-        _bound_bodies(records)
     return records
 
 
@@ -104,12 +111,10 @@ def decode_rows(rows: bytes) -> list[Record]:
 
 
 def _decode(data: bytes) -> Any:
-    """Return the value of *data* with its size and lengths bounded; what it is made of is not looked at."""
+    """Return the value of *data* with its objects and lengths bounded; what it is made of is not looked at."""
     size = len(data)
     try:
         if size > UNSCANNED_BYTES:
-            if size > MAX_FRAME_BYTES:
-                raise MalformedFrame(f"expected a frame of at most {MAX_FRAME_BYTES} bytes, got {size}")
             if size > MAX_OBJECTS:
                 scan(data, max_objects=MAX_OBJECTS, max_depth=MAX_DEPTH)
             else:
@@ -170,17 +175,6 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     if len(built) != len(pairs):
         raise ValueError("expected each key of a map once, got one of them twice")
     return built
-
-
-def _bound_bodies(records: list[Record]) -> None:
-    """Refuse what could not be delivered: a DELIVER carries a body, its trace and 64 KiB of state in one frame."""
-    for record in records:
-        parts = [record, *(send for item in record if item.__class__ is list for send in item)]
-        for part in parts:
-            if part.__class__ is list:
-                size = sum(len(item) for item in part if item.__class__ is bytes or item.__class__ is str)
-                if size > MAX_BODY_BYTES:
-                    raise MalformedFrame(f"expected bodies of at most {MAX_BODY_BYTES} bytes, got one of {size}")
 
 
 def _describe(value: Any) -> str:

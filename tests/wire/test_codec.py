@@ -88,10 +88,7 @@ def test_a_flipped_byte_is_decoded_or_refused_as_malformed(records: list[list[ob
         pytest.param(encode_frame([[10, [[{"a": [math.nan]}]]]]), id="NaN, deep inside"),
         pytest.param(b"\x91\x92\x0a" + _nested(codec.MAX_DEPTH - 1), id="one level too deep"),
         pytest.param(encode_frame([[10]] * (codec.MAX_FRAME_RECORDS + 1)), id="a record too many"),
-        pytest.param(encode_frame([[10, bytes(codec.MAX_FRAME_BYTES)]]), id="a frame too large"),
-        pytest.param(encode_frame([[10, bytes(codec.MAX_BODY_BYTES + 1)]]), id="a body too large"),
-        pytest.param(encode_frame([[3, "x" * 500_000, bytes(500_000)]]), id="a body and trace too large"),
-        pytest.param(encode_frame([[4, [[b"x", bytes(codec.MAX_BODY_BYTES)]]]]), id="a body too large in a commit"),
+        pytest.param(encode_frame([[10, bytes(codec.MAX_DELIVERY_FRAME_BYTES)]]), id="a frame too large"),
     ],
 )
 def test_what_is_no_frame_of_ours_is_malformed(frame: bytes) -> None:
@@ -127,7 +124,7 @@ def test_a_large_frame_of_many_tiny_objects_is_refused() -> None:
         decode_frame(frame)
 
 
-@pytest.mark.parametrize("size", [1, codec.UNSCANNED_BYTES, codec.MAX_OBJECTS, codec.MAX_BODY_BYTES - 16])
+@pytest.mark.parametrize("size", [1, codec.UNSCANNED_BYTES, codec.MAX_OBJECTS, codec.MAX_FRAME_BYTES])
 def test_a_body_of_any_allowed_size_arrives(size: int) -> None:
     records = [[3, 1, bytes(16), bytes(size)]]
 
@@ -174,9 +171,27 @@ def test_large_records_leave_in_frames_below_the_byte_limit_and_in_order() -> No
     assert [record for frame in frames for record in decode_frame(frame)] == records
 
 
+def test_a_peer_has_a_lower_limit_than_the_broker() -> None:
+    frame = encode_frame([[5, bytes(codec.MAX_FRAME_BYTES)]])
+
+    assert decode_frame(frame)
+    with pytest.raises(MalformedFrame, match=f"at most {codec.MAX_FRAME_BYTES}"):
+        decode_frame(frame, max_bytes=codec.MAX_FRAME_BYTES)
+
+
+def test_what_came_in_the_largest_frame_can_be_delivered_with_the_largest_state() -> None:
+    body = bytes(codec.MAX_FRAME_BYTES - 100)
+
+    (frame,) = encode_frames(
+        [[11, bytes(16), 0, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1.0, None, bytes(16), bytes(65_536), body]]
+    )
+
+    assert decode_frame(frame)[0][-1] == body
+
+
 def test_a_record_above_the_limit_is_refused_before_it_leaves() -> None:
     with pytest.raises(TooLarge, match="at most"):
-        encode_frames([[5], [5, bytes(codec.MAX_FRAME_BYTES)]])
+        encode_frames([[5], [5, bytes(codec.MAX_DELIVERY_FRAME_BYTES)]])
 
 
 def test_rows_of_the_journal_come_back_whatever_their_number() -> None:
