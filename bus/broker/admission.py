@@ -6,6 +6,9 @@ the rules of RULES.md.
 
 from __future__ import annotations
 
+from bisect import insort
+from collections import deque
+
 from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
 from bus.broker.history import History
@@ -13,9 +16,12 @@ from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
+from bus.broker.turn import check_id, check_turn, is_message
 from bus.ids import ID_BYTES, show_id
 from bus.spec.protocol import Delivery as DeliveryClass
-from bus.wire.record import NOTICE_TYPE, SENT_SHAPE, Kind, Record, fits
+from bus.wire.record import Kind, Record, fits
+
+MAX_CODE, MAX_DETAIL = 100, 4000  # characters kept of why a handler failed
 
 
 class Admission:
@@ -31,9 +37,28 @@ class Admission:
         state = self._state
         state.ledger.journal(row, session=session, n=n, urgent=urgent, now=state.now)
         for conversation in self._history.apply(row):
+            self._settle_overtaken(conversation)
             self._dispatch.serve_touched(conversation)
             if conversation.held:
                 self._retry_held(conversation)
+
+    def bury(
+        self, conversation: Conversation, mailbox: Mailbox, delivery: Delivery, *, code: str, detail: str
+    ) -> None:
+        """Make *delivery*, which is leased, a dead letter; the turns before it are over (11)."""
+        where = (conversation.conversation_id, mailbox.role)
+        if mailbox.leased[0] is not delivery:
+            assert mailbox.session is not None
+            self.decide(["handled", *where, mailbox.session.name, mailbox.fence, delivery.position - 1])
+        self.decide(["dead", *where, code[:MAX_CODE], detail[:MAX_DETAIL]], urgent=True)
+
+    def _settle_overtaken(self, conversation: Conversation) -> None:
+        """Journal which open turns an interrupt has left behind: only the living broker knows them (5)."""
+        overtaken, conversation.overtaken = conversation.overtaken, []
+        for mailbox, position in overtaken:
+            row: Record = ["overtaken", conversation.conversation_id, mailbox.role, position]
+            self._state.ledger.journal(row, session=None, n=0, urgent=False, now=self._state.now)
+            self._history.apply(row)
 
     def refuse(self, session: Session, n: int, refusal: Refusal) -> None:
         """Tell the peer that its record *n* changed nothing, and why."""
@@ -104,13 +129,19 @@ class Admission:
             text = f"conversation {show_id(conversation.conversation_id)} was opened by {opener!r}"
             self.refuse(session, n, Refusal("not-yours", text))
             return
+        if conversation.digest not in session.protocols:
+            text = f"the conversation was opened with {conversation.protocol!r}; name that text in HELLO"
+            self.refuse(session, n, Refusal("unknown-protocol", text))
+            return
         state.ledger.take(session, n, state.now)
-        if conversation.conversation_id not in state.conversations:
+        is_live = conversation.conversation_id in state.conversations
+        if is_live:
+            self._dispatch.give_back(conversation, mailbox)
+            mailbox.read_again()
+        if not is_live or (conversation.outcome is not None and not mailbox.queued):
             facts = {"conversation": conversation.conversation_id, "outcome": conversation.outcome}
             state.send(session, [int(Kind.NOTICE), "ended", facts])
             return
-        self._dispatch.give_back(conversation, mailbox)
-        mailbox.read_again()
         self._dispatch.lease(conversation, mailbox, session)
         self._dispatch.serve(conversation, mailbox)
 
@@ -130,6 +161,10 @@ class Admission:
         mailbox = self._mailbox_of(session, conversation, role)
         if mailbox is None:
             self.refuse(session, n, not_a_player(session, conversation, role))
+            return
+        refusal = check_id(message_id)
+        if refusal is not None:
+            self.refuse(session, n, refusal)
             return
         if conversation.find_move(mailbox, type, address) is None:
             self._refuse_order(session, n, conversation, mailbox, type, address, epoch)
@@ -152,9 +187,9 @@ class Admission:
         if not 0 <= role < len(conversation.mailboxes):
             return None
         mailbox = conversation.mailboxes[role]
-        if mailbox.agent is not None:
-            return mailbox if mailbox.agent == session.name else None
-        offered = not mailbox.offered or session.name in mailbox.offered
+        if mailbox.agent == session.name:
+            return mailbox if conversation.digest in session.protocols else None
+        offered = mailbox.player is None and (not mailbox.offered or session.name in mailbox.offered)
         return mailbox if offered and (conversation.digest, role) in session.plays else None
 
     def _pass_on(self, conversation: Conversation, mailbox: Mailbox, record: Record) -> None:
@@ -173,19 +208,17 @@ class Admission:
 
     def _hold(self, session: Session, conversation: Conversation, record: Record) -> None:
         """Keep a record until its receiver has room (8); its sender sees no acknowledgement till then."""
-        session.held.add(record[1])
+        insort(session.held, record[1])
         session.taken = max(session.taken, record[1])
         conversation.held.append((session, record))
 
     def _behind_held(self, session: Session, record: Record) -> Conversation | None:
         """Return the conversation in which *record* must wait behind a held one of the same role, or None.
 
-        What follows a held COMMIT would settle or continue its turn without it. HANDLED passes a held
-        SEND, or two roles that stream to each other would wait for ever, unless it settles what that
-        SEND answers.
+        What follows a held COMMIT would settle its turn without it. HANDLED passes a held SEND, or two
+        roles that stream to each other would wait for ever, unless it settles what that SEND answers.
         """
-        kind = record[0]
-        at = 1 if kind == Kind.SEND else 0  # SEND has its message id before the conversation
+        kind, at = record[0], int(record[0] == Kind.SEND)  # SEND has its message id before the conversation
         conversation = self._state.conversations.get(record[2 + at]) if kind != Kind.OPEN else None
         if conversation is None or not conversation.held:
             return None
@@ -199,13 +232,14 @@ class Admission:
         return None
 
     def _retry_held(self, conversation: Conversation) -> None:
-        waiting = list(conversation.held)
-        conversation.held.clear()
-        for index, (session, record) in enumerate(waiting):
-            session.held.discard(record[1])
+        waiting, conversation.held = conversation.held, deque()
+        while waiting:
+            session, record = waiting.popleft()
+            session.held.remove(record[1])
             self.take(session, record)
             if conversation.held:  # still no room: keep the order of what follows
-                conversation.held.extend(waiting[index + 1 :])
+                waiting.appendleft(conversation.held.pop())
+                conversation.held = waiting
                 return
 
     # -- COMMIT ---------------------------------------------------------------------------------------
@@ -230,11 +264,13 @@ class Admission:
             # The bus moved on behind this delivery (a loop's `max`): what it says no longer counts, no blame.
             state.send(session, [int(Kind.NOTICE), "superseded", {"n": n, "conversation": conversation_id}])
             sends, saved = [], None
-        refusal = self._check_turn(conversation, mailbox, delivery, settles, sends, saved)
+        refusal = check_turn(
+            conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved,
+            state_bytes=state.settings.state_bytes,
+        )  # fmt: skip
         if refusal is not None:
             self.refuse(session, n, refusal)
-            detail = refusal.message
-            self.decide(["dead", conversation_id, role, refusal.code, detail])
+            self.bury(conversation, mailbox, delivery, code=refusal.code, detail=refusal.message)
             return
         if not all(conversation.has_room(send[1], send[2], state.settings.mailbox) for send in sends):
             self._hold(session, conversation, record)
@@ -273,33 +309,6 @@ class Admission:
                 return delivery
         return None
 
-    def _check_turn(
-        self, conversation: Conversation, mailbox: Mailbox, delivery: Delivery, settles: bool,
-        sends: list[Record], saved: bytes | None,
-    ) -> Refusal | None:  # fmt: skip
-        """Return why the turn must be refused whole, or None (6, 7, 8)."""
-        machine = mailbox.machine
-        state = mailbox.at
-        if saved is not None and len(saved) > self._state.settings.state_bytes:
-            limit = self._state.settings.state_bytes
-            return Refusal("too-large", f"expected a state of at most {limit} bytes, got {len(saved)}; keep less")
-        for index, send in enumerate(sends):
-            if type(send) is not list or not fits(send, SENT_SHAPE) or not self._is_message(conversation, send[1]):
-                return Refusal("malformed", f"expected send {index} as docs/wire.md describes it")
-            if conversation.protocol.messages[send[1]].delivery is DeliveryClass.AT_MOST_ONCE:
-                return Refusal("malformed", f"send {index}: an at-most-once message leaves outside the commit")
-            move = machine.send[state].get((send[1], send[2])) if conversation.outcome is None else None
-            if move is None or (index == 0 and conversation.find_move(mailbox, send[1], send[2]) is None):
-                refusal = out_of_turn(conversation, mailbox, send[1])
-                return refusal._replace(message=f"send {index} of the turn: {refusal.message}")
-            state = move.next
-        is_last = delivery is mailbox.newest()
-        if settles and is_last and machine.owes[state] and conversation.outcome is None:
-            who = conversation.protocol.roles[mailbox.role].name
-            owed = sorted(conversation.protocol.messages[type].name for type, _ in machine.send[state])
-            return Refusal("turn-unfinished", f"{who} ends its turn but still owes one of: {', '.join(owed)}")
-        return None
-
     # -- HANDLED, NACK --------------------------------------------------------------------------------
 
     def handled(self, session: Session, record: Record) -> None:
@@ -318,15 +327,17 @@ class Admission:
             self.refuse(session, n, lease_lost(mailbox, fence))
             return
         newest = mailbox.leased[-1] if mailbox.leased else None
-        if newest is None or position > newest.position:
+        if newest is None or not mailbox.leased[0].position <= position <= newest.position:
             self.refuse(session, n, Refusal("malformed", f"position {position} was not delivered"))
             return
         # Who opened the conversation reads it and speaks outside turns: a script, or a call inside another turn.
-        if newest.position == position and not mailbox.queued and role != conversation.opener:
-            refusal = self._check_turn(conversation, mailbox, newest, True, [], None)
+        if newest.position == position and role != conversation.opener:
+            refusal = check_turn(
+                conversation, mailbox, newest, settles=True, sends=[], saved=None, state_bytes=0
+            )  # fmt: skip
             if refusal is not None:
                 self.refuse(session, n, refusal)
-                self.decide(["dead", conversation_id, role, refusal.code, refusal.message])
+                self.bury(conversation, mailbox, newest, code=refusal.code, detail=refusal.message)
                 return
         self.decide(["handled", conversation_id, role, session.name, fence, position], session=session, n=n)
 
@@ -342,13 +353,13 @@ class Admission:
         delivery = self._held_delivery(session, mailbox, fence, position)
         if delivery is None:
             return
-        if mailbox.leased[0] is not delivery:  # what stands before it was handled; HANDLED is on its way no more
-            self.decide(["handled", conversation_id, role, session.name, fence, position - 1])
         failures = delivery.attempt
         who = conversation.protocol.roles[role].name
         if final or failures >= state.settings.max_attempts:
-            self.decide(["dead", conversation_id, role, code, detail], urgent=True)
+            self.bury(conversation, mailbox, delivery, code=code, detail=detail)
             return
+        if mailbox.leased[0] is not delivery:  # what stands before it was handled; HANDLED is on its way no more
+            self.decide(["handled", conversation_id, role, session.name, fence, position - 1])
         conversation.end_lease(mailbox)
         delivery.attempt += 1
         pause = min(state.settings.back_off * 2 ** (failures - 1), state.settings.back_off_limit)
@@ -356,7 +367,7 @@ class Admission:
         state.agenda.add(mailbox.not_before, Alarm.RETRY, (conversation, mailbox, 0))
         state.note(
             "warning", "delivery.failed", conversation_id=show_id(conversation_id), role=who, attempt=failures,
-            code=code, detail=detail, again_in=pause,
+            code=code[:MAX_CODE], detail=detail[:MAX_DETAIL], again_in=pause,
         )  # fmt: skip
         self._dispatch.serve_touched(conversation)
 
@@ -376,9 +387,6 @@ class Admission:
         else:
             self.nack(session, record)
 
-    def _is_message(self, conversation: Conversation, type: int) -> bool:
-        return NOTICE_TYPE < type < len(conversation.protocol.messages)
-
     def _refuse_order(
         self,
         session: Session,
@@ -390,7 +398,7 @@ class Admission:
         epoch: int,
     ) -> None:
         state = self._state
-        if not self._is_message(conversation, type):
+        if not is_message(conversation, type):
             self.refuse(session, n, Refusal("malformed", f"no message type {type} in {conversation.protocol.name}"))
         elif conversation.outcome is not None or conversation.was_allowed(mailbox, type, address, epoch):
             facts = {"n": n, "conversation": conversation.conversation_id}
