@@ -224,6 +224,4 @@ def _name(step: Step) -> str:
             return f"'end: {step.outcome}'"
         case Break() | Continue():
             return f"{type(step).__name__.lower()!r}"
-        case Send():
-            return f"{step.message!r}"
     return f"the {type(step).__name__.lower()}"

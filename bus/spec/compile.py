@@ -15,7 +15,6 @@ from weakref import WeakValueDictionary
 
 from pydantic import BaseModel
 
-import bus
 from bus.errors import SpecError
 from bus.spec.check import BUILT_IN_OUTCOMES, check_names, check_uses
 from bus.spec.check_choice import check_choices
@@ -75,7 +74,7 @@ def find_protocol(name_or_path: str | Path, *, search: Sequence[Path] = ()) -> P
 def spec_folders() -> list[Path]:
     """Return the folders in which bare names are looked for, nearest first."""
     variable = os.environ.get(SPECS_VARIABLE)
-    package = Path(bus.__file__).parent
+    package = Path(__file__).parents[1]
     return [
         *([Path(variable)] if variable else []),
         Path("specs"),

@@ -134,7 +134,11 @@ class _TooDeep(yaml.MarkedYAMLError):
 
 
 class _Events(YamlReader, Scanner, Parser):
-    """Events of pure-Python YAML; depth is bounded while tokens are scanned, before anything is built."""
+    """Events of pure-Python YAML.
+
+    Flow depth is bounded here already: the scanner looks ahead through brackets for a key, quadratically.
+    Block depth needs no look-ahead; the composer counts it event by event.
+    """
 
     def __init__(self, text: str) -> None:
         YamlReader.__init__(self, text)
@@ -146,12 +150,6 @@ class _Events(YamlReader, Scanner, Parser):
         if self.flow_level >= MAX_DEPTH:
             raise _TooDeep(self.get_mark())
         super().fetch_flow_collection_start(TokenClass)
-
-    def add_indent(self, column: int) -> bool:
-        """Open a block collection where *column* is deeper than the last."""
-        if len(self.indents) > MAX_DEPTH:
-            raise _TooDeep(self.get_mark())
-        return bool(super().add_indent(column))
 
 
 class _Composer:

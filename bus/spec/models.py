@@ -19,6 +19,8 @@ from bus.spec.message_type import Message, MessageType
 from bus.spec.rules import Rule, compile_rule
 from bus.spec.syntax import Delivery, Field, MessageDeclaration, Spec, Struct
 
+_UNCHANGED = ("string", "int", "number", "bool", "bytes")
+
 
 def build_models(spec: Spec, report: Report) -> dict[str, type[BaseModel]]:
     """Return the classes of all structs and messages of *spec*, by name.
@@ -59,6 +61,7 @@ def message_types(spec: Spec, models: Mapping[str, type[BaseModel]]) -> tuple[Me
                 keys=tuple(key for key in spec.keys if key in names),
                 secret=_secrets(declaration.fields, spec.types),
                 doc=declaration.doc,
+                flat=all(_is_plain(field) for field in declaration.fields),
             )
         )
     return tuple(types)
@@ -68,6 +71,13 @@ def attribute_name(name: str) -> str:
     """Return the Python name of the field called *name*: with ``_`` behind where pydantic or Python has it."""
     taken = hasattr(Message, name) or name.startswith("model_") or keyword.iskeyword(name)
     return f"{name}_" if taken else name
+
+
+def _is_plain(field: Field) -> bool:
+    """Return whether the field's Python value and name are those of the wire, and cannot be changed."""
+    if attribute_name(field.name) != field.name:
+        return False
+    return field.type is None or (field.type.container is None and field.type.name in _UNCHANGED)
 
 
 def _resolves(name: str, structs: Mapping[str, type[BaseModel]]) -> bool:

@@ -88,7 +88,7 @@ def compile_rule(text: str, fields: Collection[str]) -> Rule:
             tree = ast.parse(text.replace("\n", " ").strip(), mode="eval")
     except SyntaxError as error:
         raise RuleError(f"not an expression: {error.msg}", max((error.offset or 1) - 1, 0)) from error
-    except (ValueError, RecursionError, MemoryError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:  # what else ast.parse raises, by Python version
         raise RuleError(f"not an expression: {error}") from error
     indent = len(text) - len(text.lstrip())
     try:

@@ -82,6 +82,8 @@ SMALL = [
     ("E-BAD-EXAMPLE", small("M: {fields: {x: int}, rules: [x > 1], examples: [{x: 1}]}")),
     ("E-BAD-EXAMPLE", small("M: {fields: {x: {type: int, example: one}}}")),
     ("E-UNREACHABLE", small(conversation="- a -> b: M\n- end: failed\n- a -> b: M")),
+    ("E-UNREACHABLE", small(conversation="- a -> b: M\n- loop: l\n  do: [a -> b: M]\n- a -> b: M")),
+    ("E-UNREACHABLE", small(TWO, "- loop: l\n  do: [a -> b: M, {choice: a, branches: {x: [continue: l]}}, a -> b: N]")),
     ("E-UNREACHABLE", small(conversation="- loop: l\n  max: 3\n  do: [a -> b: M]\n- a -> b: M")),
     ("E-UNGUARDED-LOOP", small(conversation="- loop: l\n  do: [a -> b: M*]")),
     ("E-UNGUARDED-LOOP", small(conversation="- loop: l\n  do: [{choice: a, branches: {x: [a -> b: M], y: []}}]")),
@@ -124,6 +126,12 @@ HUMAN = (
 )
 def test_every_wait_on_a_person_needs_an_end(more, refused):
     assert ("E-HUMAN-NO-DEADLINE" in rules_of(HUMAN + more)) is refused
+
+
+def test_a_branch_may_begin_with_what_sends_nothing_and_go_on_with_the_decider():
+    text = small(conversation="- each: b\n  do: [{choice: b, branches: {x: [enroll: c, b -> a: M]}}]")
+
+    assert rules_of(text.replace("b: {}", "b: {many: 1..3}, c: {from: b}")) == set()
 
 
 def test_a_person_may_interrupt_without_a_deadline():

@@ -19,7 +19,9 @@ WORDS = st.sampled_from(
     |x > 1|list of M|int|many|1..3|within|max|else""".replace("\n    ", "").split("|")
 )
 RULE_WORDS = st.lists(
-    st.sampled_from(["a", "b", "(", ")", "and", "not", "in", "is", "None", "1", "<", "==", "len(", ",", "[", "]", "*"]),
+    st.sampled_from(
+        ["a", "b", "(", ")", "and", "not", "in", "is", "None", "1", "<", "==", "len(", ",", "[", "]", "*"],
+    ),
     max_size=12,
 )
 SCALARS = st.none() | st.booleans() | st.integers(-5, 10**20) | st.floats(allow_nan=False, allow_infinity=False)

@@ -81,7 +81,9 @@ def test_all_duplicate_keys_are_told_at_once():
     assert [(one.rule, one.mark.line) for one in error.diagnostics] == [("E-DUP-KEY", 2), ("E-DUP-KEY", 3)]
 
 
-@pytest.mark.parametrize("deep", ["[" * 40_000, "{" * 40_000, "- " * 40_000, "{a: " * 40_000, "[{a: " * 20_000])
+@pytest.mark.parametrize(
+    "deep", ["[" * 40_000, "{" * 40_000, "- " * 40_000, "? " * 40_000, "{a: " * 40_000, "[{a: " * 20_000]
+)
 def test_deep_input_is_refused_before_it_is_built(deep):
     start = time.monotonic()
 
@@ -137,4 +139,8 @@ def test_bytes_that_are_no_utf_8_are_refused_at_their_place(tmp_path):
 
 
 def test_a_byte_order_mark_does_no_harm():
-    assert isinstance(parse_document("\ufeffa: 1"), MapNode)
+    document = parse_document("\ufeffa: 1")
+
+    assert isinstance(document, MapNode)
+    assert plain(document.get("a")) == 1
+    assert document.get("b") is None

@@ -287,6 +287,17 @@ def test_secrets_do_not_show_in_repr():
     assert type_of("Guarded").secret == {"password", "pin"}
 
 
+def test_flat_and_nested_messages_give_the_same_kind_of_values():
+    flat = compile_protocol(small("M: {fields: {x: int, y: optional string, z: {enum: [p]}}}"))
+    message = flat.M(x=1, z="p")
+
+    plain = flat.messages[0].to_plain(message)
+    plain["x"] = 2
+
+    assert (flat.messages[0].flat, type_of("M").flat, type_of("Odd").flat) == (True, False, False)
+    assert (plain, message.x) == ({"x": 2, "y": None, "z": "p"}, 1)
+
+
 def test_messages_are_values():
     message = PROTOCOL.M(text="a")
 
@@ -315,3 +326,8 @@ def test_a_type_knows_its_delivery_window_keys_and_class():
 def test_the_json_schema_speaks_wire_names():
     assert set(type_of("Odd").json_schema()["properties"]) == {"schema", "copy", "model_name", "class"}
     assert type_of("Rich").json_schema()["properties"]["key"]["format"] == "uuid"
+
+
+def test_of_many_mistakes_the_first_five_are_told():
+    with pytest.raises(BodyInvalid, match="and 1 more$"):
+        type_of("M").from_plain({"text": 1, "count": "x", "share": "x", "kind": 1, "shade": 1, "parts": 1})

@@ -158,6 +158,16 @@ WRONG = [
     (small("M: {fields: {x: {type: string, pattern: '('}}}"), "expected a regular expression, got '('"),
     (small("M: {fields: {x: int}, rules: ['x +']}"), "not an expression"),
     (small("M: {examples: [1]}"), "a map of fields, got 1"),
+    (small("M: {fields: {x: int}, rules: [1]}"), "a rule such as"),
+    (small("M: {fields: {x: {type: 1}}}"), "a type such as string, optional int or list of Source, got 1"),
+    (small("M: {fields: {x: list int}}"), "expected a type such as"),
+    (small("M: {fields: [x]}"), "expected a map, got a list"),
+    (small(conversation="- a -> b: M\n  else: {end: failed}"), "expected a list of steps, got a map"),
+    (small(conversation="- choice: A\n  branches: {x: [a -> b: M]}"), "a name in lower case, got 'A'"),
+    (small(conversation="- choice: a\n  branches: [a -> b: M]"), "expected a map, got a list"),
+    (small("M: {fields: {x: {enum: [a, 1]}}}"), "expected a word, got 1; put it in quotes"),
+    (small("M: {fields: {x: int}}", keys="[X, x]"), "keys: expected a field name, got 'X'"),
+    (small(conversation="- choice: a"), "expected 'branches', which is missing"),
     (small("M: {deprecated: 1}"), "true, false or a reason"),
     (small(defaults="{delivery: durable, withn: 1s}"), "did you mean 'within'?"),
     (small(outcomes="{Done: }"), "an outcome in lower case"),
@@ -180,6 +190,41 @@ def test_what_misses_the_grammar_is_told_with_what_was_expected(text, words):
     found = diagnostics(text)
 
     assert any(one.rule in ("E-SYNTAX", "E-UNKNOWN-TYPE") and words in str(one) for one in found), found
+
+
+def test_sections_may_be_left_empty_and_reasons_given():
+    text = small(
+        "M: , N: {fields: , deprecated: Use M., reserved: [old]}, O: {fields: {x: {type: int, deprecated: true}}}",
+        "- a -> b: M\n- a -> b: N\n- a -> b: O",
+    ).replace("{a: {}, b: {}}", "{a: , b: {doc: The other.}}")
+
+    spec, found = check_text(text)
+
+    assert found == []
+    assert [message.fields for message in spec.messages[:2]] == [(), ()]
+    assert (spec.messages[1].deprecated, spec.messages[1].reserved) == ("Use M.", ("old",))
+    assert spec.messages[2].fields[0].deprecated is True
+    assert spec.roles[1].doc == "The other."
+
+
+def test_each_may_wait_for_a_number_of_members():
+    (each,) = block_of("- each: b\n  until: 2\n  do: [a -> b: M]\n  late: [end: failed]", "M: {}")
+
+    assert (each.until, len(each.late)) == ("2", 1)
+
+
+def test_a_choice_may_begin_with_a_loop_a_parallel_or_a_scope():
+    conversation = """\
+- choice: a
+  branches:
+    loop: [{loop: l, do: [a -> b: M, break]}, a -> b: N]
+    both: [{parallel: {x: [a -> b: O], y: [a -> b: P]}}]
+    scope: [{scope: s, do: [a -> b: Q]}]
+    inner: [{choice: a, branches: {x: [a -> b: R], y: []}}, a -> b: S]
+    skip: []"""
+    (choice,) = block_of(conversation, ", ".join(f"{name}: {{}}" for name in "MNOPQRS"))
+
+    assert [type(branch.body[0]).__name__ for branch in choice.branches[:4]] == ["Loop", "Parallel", "Scope", "Choice"]
 
 
 def test_a_wrong_rule_is_told_at_its_own_column():
