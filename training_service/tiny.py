@@ -16,6 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
 from training_service.artifact import canonical_json, sync_folder
+from training_service.sections import PROMPT, new_archive
 
 PAD, EOS, BOS, UNKNOWN = "<pad>", "<eos>", "<bos>", "<unk>"
 TURN_BEGINS, TURN_ENDS = "<start_of_turn>", "<end_of_turn>"
@@ -178,7 +179,13 @@ always looked show large often together asked house world going want file digest
 
 
 def seeded_corpus(seed: int, *, n_sentences: int = 4000) -> Iterator[str]:
-    """Give sentences of common and made-up words, so that the tokenizer learns whole words and syllables."""
+    """Give sentences of common and made-up words, and digests such as the newsroom's, all made from *seed*.
+
+    The tokenizer learns whole words and syllables from them; the weights see none of it.
+    """
+    digests, _ = new_archive(seed, n_training=n_sentences // 4, n_held_out=0)
+    for digest in digests:
+        yield f"{PROMPT}{digest.text}\n{digest.section}"
     chance = random.Random(f"corpus:{seed}")
     onsets, rimes, plain = _ONSETS.split(), _RIMES.split(), _PLAIN.split()
     made_up = [
