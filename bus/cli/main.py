@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         new_app(arguments)(args=arguments, prog_name="palaver")
     except (PalaverError, TimeoutError) as error:
-        print(f"palaver: {error or 'the time limit passed'}", file=sys.stderr)
+        print(f"palaver: {str(error) or 'the time limit passed'}", file=sys.stderr)
         sys.exit(exit_code_of_error(error))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -48,7 +48,7 @@ def build_message(protocol: Protocol, value: object, allowed: Sequence[MessageTy
     if named is not None:
         message_type, fields = named
         return message_type.build(fields)
-    if len(allowed) == 1:
+    if len(allowed) == 1 and not _looks_named(protocol, allowed[0], value):
         return allowed[0].build(value)
     names = [one.name for one in allowed]
     hint = did_you_mean(next(iter(value)), [one.name for one in protocol.messages]) if len(value) == 1 else None
@@ -115,6 +115,12 @@ def _named(protocol: Protocol, value: Mapping[str, object]) -> tuple[MessageType
         if one.name == name and isinstance(fields, dict):
             return one, fields
     return None
+
+
+def _looks_named(protocol: Protocol, message_type: MessageType, value: Mapping[str, object]) -> bool:
+    """Return whether *value* seems to name a message type that there is not."""
+    fields = {field.name for field in fields_of(protocol, message_type)}
+    return len(value) == 1 and all(name not in fields and isinstance(inner, dict) for name, inner in value.items())
 
 
 def _parse(text: str, where: str) -> object:

@@ -22,6 +22,7 @@ from bus.sdk.opened import OpenConversation
 from bus.spec.compile import load_protocol
 from bus.spec.message_type import MessageType
 from bus.spec.protocol import Protocol
+from bus.wire.codec import decode_body
 
 
 def send(
@@ -95,30 +96,52 @@ class Talk:
         self, values: Sequence[object], client: Client, *, role: str | None, request_id: str, bind: dict[str, str]
     ) -> str:
         """Send *values* in order, show what comes, and return the outcome."""
-        async with (
-            client,
-            client.open(self._protocol, role=role, request_id=request_id, bind=bind or None) as conversation,
-        ):
-            self.conversation = conversation
-            pending = list(values)
-            while pending:
-                message = build_message(self._protocol, pending[0], self._allowed(conversation))
-                if not self._must_wait(conversation, message) or not await self._read_one(conversation):
-                    await conversation.send(message)
-                    pending.pop(0)
-                    self._has_spoken = True
-                    self._show("sent", message)
-            await conversation.flush()
-            hinted = False
-            while True:
-                if not hinted and (names := [one.name for one in self._allowed(conversation)]):
-                    hinted = True
-                    say(f"you may still send: {', '.join(names)}", "dim")
-                if not await self._read_one(conversation):
-                    break
-        assert conversation.outcome is not None  # nothing more comes only from one that ended
-        self._show_end(conversation)
-        return conversation.outcome
+        async with client:
+            opening = client.open(self._protocol, role=role, request_id=request_id, bind=bind or None)
+            try:
+                async with opening as conversation:
+                    self.conversation = conversation
+                    await self._follow(conversation, values)
+            except (ConversationEnded, Refused) as error:
+                if opening.outcome is None or (isinstance(error, Refused) and error.code != "ended"):
+                    raise
+                if self._has_spoken:
+                    say("it ended before everything was sent", "yellow")
+                else:
+                    # The request was made before and is over: the bus keeps the transcript, not the deliveries.
+                    await self._recount(client, opening)
+        assert opening.outcome is not None  # it was followed to its end
+        self._show_end(opening)
+        return opening.outcome
+
+    async def _follow(self, conversation: OpenConversation, values: Sequence[object]) -> None:
+        pending = list(values)
+        while pending:
+            message = build_message(self._protocol, pending[0], self._allowed(conversation))
+            if not self._must_wait(conversation, message) or not await self._read_one(conversation):
+                await conversation.send(message)
+                if not self._has_spoken:
+                    await conversation.flush()  # one that is over already is told before anything is shown
+                pending.pop(0)
+                self._has_spoken = True
+                self._show("sent", message)
+        await conversation.flush()
+        hinted = False
+        while True:
+            if not hinted and (names := [one.name for one in self._allowed(conversation)]):
+                hinted = True
+                say(f"you may still send: {', '.join(names)}", "dim")
+            if not await self._read_one(conversation):
+                return
+
+    async def _recount(self, client: Client, conversation: OpenConversation) -> None:
+        """Show the journaled messages from and to our role."""
+        for entry in await client.transcript(conversation.id):
+            if entry["kind"] != "message" or conversation.role not in (entry["sender"], *entry["receivers"]):
+                continue
+            message_type = self._protocol.messages[self._protocol.message_index(entry["type"])]
+            direction = "sent" if entry["sender"] == conversation.role else "received"
+            self._show(direction, message_type.from_plain(decode_body(entry["body"])))
 
     def _must_wait(self, conversation: OpenConversation, message: BaseModel) -> bool:
         """Return whether *message* may not be sent yet, but may later; else sending says what is wrong."""

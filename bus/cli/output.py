@@ -36,7 +36,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
 
 def say(text: str, style: str = "") -> None:
     """Print a sentence to people; never part of what ``--json`` prints."""
-    errors.print(text, style=style, markup=False)
+    errors.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def show_seconds(seconds: float | None) -> str:

@@ -191,7 +191,8 @@ class Supervisor:
         self._processes.pop(name, None)
         log.debug("agent.exited", agent=name, code=code)
         happening = Happening.REFUSED if code in CANNOT_LAUNCH else Happening.DIED
-        self._happen(name, happening, f"could not be launched: {self._last_line.get(name, 'no output')}")
+        last = self._last_line.get(name, "no output").removeprefix("palaver: ")
+        self._happen(name, happening, f"could not be launched: {last}")
 
     def _command(self, name: str) -> Command:
         # -P: a folder called `bus` in somebody's project must not hide ours.
