@@ -21,6 +21,7 @@ from bus.wire.record import Kind, Record
 
 log = structlog.get_logger()
 
+CLOSELY = 1e-4  # seconds; in less than this a batch is filled, and nobody minds having waited
 GREETING_PATIENCE = 5.0  # a HELLO without answer for this long is said again on a fresh connection
 
 _DELIVER, _REFUSED, _WELCOME, _NOTICE, _REPLY = (
@@ -107,7 +108,8 @@ class Link:
         self._wire: Wire | None = None
         self._heart: Heart | None = None
         self._scheduled = False
-        self._sent = False
+        self._lazy = False
+        self._sent_at = 0.0
         self._receiving = False
         self._broken: PalaverError | None = None
         self._live = asyncio.Event()
@@ -221,27 +223,26 @@ class Link:
         self.touch()
 
     def touch(self) -> None:
-        """Have what the session holds sent: the first at once, what follows in this turn of the loop together."""
+        """Have what the session holds sent: the first at once, what follows closely together with the next."""
         if self.session.n_output() >= FRAME_RECORDS:
             self._flush()
-        elif self._scheduled:
-            return
-        elif self._sent or self._receiving:
-            self._scheduled = True
-            self.loop.call_soon(self._flush)
-        else:
-            self._sent = True
-            self.loop.call_soon(self._rest)
-            self._flush()
+        elif not self._scheduled:
+            now = self.loop.time()
+            if self._receiving or now - self._sent_at < CLOSELY:
+                self._scheduled = True
+                self.loop.call_soon(self._flush)
+            else:
+                self._sent_at = now
+                self._flush()
 
     def touch_later(self) -> None:
-        """Have what the session holds sent at the end of this turn of the loop."""
-        if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._flush)
+        """Have what the session holds sent at the end of this turn of the loop, or sooner with something else."""
+        if not self._lazy:
+            self._lazy = True
+            self.loop.call_soon(self._flush_lazy)
 
-    def _rest(self) -> None:
-        self._sent = False
+    def _flush_lazy(self) -> None:
+        self._lazy = False
         self._flush()
 
     def _flush(self) -> None:

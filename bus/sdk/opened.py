@@ -220,10 +220,11 @@ class OpenConversation:
         position = item[POSITION]
         if position:
             self._read = position
-            self._settle()
+            if self._settle():
+                self._link.touch_later()
         else:
             self._link.session.take_lossy()
-        self._link.touch_later()
+            self._link.touch_later()
         if item[TYPE] != NOTICE_TYPE:
             return seat.read(item)
         notice = parse_notice(decode_body(item[BODY]))
@@ -232,11 +233,13 @@ class OpenConversation:
             return None
         return notice if self._with_notices else None
 
-    def _settle(self) -> None:
+    def _settle(self) -> bool:
         """Settle what was read, unless the role owes a message: then with that message (RULES.md 6)."""
-        if self._read > self._settled and (not self._seat.owes() or self.outcome is not None):
-            self._settled = self._read
-            self._link.session.settle(self._seat.key, self._seat.fence, self._read)
+        if self._read == self._settled or (self._seat.owes() and self.outcome is None):
+            return False
+        self._settled = self._read
+        self._link.session.settle(self._seat.key, self._seat.fence, self._read)
+        return True
 
     def _end(self, notice: Ended) -> None:
         self.outcome = notice.outcome

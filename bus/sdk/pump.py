@@ -103,8 +103,7 @@ class Pumps:
         assert task is not None
         while not self._stopped:
             self._waking = False
-            mark = _Mark()
-            loop.call_soon(self._check, mark)
+            mark: _Mark | None = None
             while ready and not self._stopped:
                 place, record = ready.popleft()
                 if place.lost:
@@ -112,15 +111,16 @@ class Pumps:
                 if place.busy:
                     place.waiting.append(record)
                     continue
+                if ready and (mark is None or mark.passed):
+                    mark = _Mark()
+                    loop.call_soon(self._check, mark)
                 place.busy = True
                 await self._run(place, record, task)
                 place.busy = False
                 if place.waiting:
                     ready.appendleft((place, place.waiting.popleft()))
-                if mark.passed:
-                    mark = _Mark()
-                    loop.call_soon(self._check, mark)
-            mark.working = False
+            if mark is not None:
+                mark.working = False
             future: asyncio.Future[None] = loop.create_future()
             self._idle.append(future)
             await future
