@@ -31,20 +31,33 @@ class Admission:
         self._state = state
         self._history = history
         self._dispatch = dispatch
+        self._changed: dict[Conversation, None] = {}
 
     def decide(self, row: Record, *, session: Session | None = None, n: int = 0, urgent: bool = False) -> None:
-        """Journal *row*, apply it and serve whatever it changed."""
+        """Journal *row* and apply it; whatever it changed is served by ``serve_changed`` at the latest."""
         state = self._state
         state.ledger.journal(row, session=session, n=n, urgent=urgent, now=state.now)
         for conversation in self._history.apply(row):
-            self._settle_overtaken(conversation)
-            self._dispatch.serve_touched(conversation)
-            if conversation.held:
-                self._retry_held(conversation)
+            # A message alone can wait for its company in the frame; what ends turns or leases cannot.
+            if conversation.is_pressing():
+                self._serve(conversation)
+            else:
+                self._changed[conversation] = None
 
-    def bury(
-        self, conversation: Conversation, mailbox: Mailbox, delivery: Delivery, *, code: str, detail: str
-    ) -> None:
+    def serve_changed(self) -> None:
+        """Deliver what the records of a frame, or an instant of the agenda, have brought."""
+        while self._changed:
+            conversation = next(iter(self._changed))
+            del self._changed[conversation]
+            self._serve(conversation)
+
+    def _serve(self, conversation: Conversation) -> None:
+        self._settle_overtaken(conversation)
+        self._dispatch.serve_touched(conversation)
+        if conversation.held:
+            self._retry_held(conversation)
+
+    def bury(self, conversation: Conversation, mailbox: Mailbox, delivery: Delivery, *, code: str, detail: str) -> None:
         """Make *delivery*, which is leased, a dead letter; the turns before it are over (11)."""
         where = (conversation.conversation_id, mailbox.role)
         if mailbox.leased[0] is not delivery:
@@ -296,9 +309,9 @@ class Admission:
         if fence != mailbox.commit_fence:
             return False
         oldest = mailbox.oldest()
-        return position <= mailbox.settled or (
-            oldest is not None and position == oldest.position and commit < mailbox.commits
-        )
+        if oldest is not None and position == oldest.position:
+            return commit < mailbox.commits
+        return mailbox.is_settled(position)
 
     def _held_delivery(self, session: Session, mailbox: Mailbox, fence: int, position: int) -> Delivery | None:
         """Return the delivery where the session still has it under this fence."""
@@ -320,7 +333,7 @@ class Admission:
             state.ledger.take(session, n, state.now)
             return
         mailbox = conversation.mailboxes[role]
-        if position <= mailbox.settled and fence == mailbox.commit_fence:
+        if fence == mailbox.commit_fence and mailbox.is_settled(position):
             state.ledger.take(session, n, state.now)
             return
         if mailbox.session is not session or mailbox.fence != fence:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bus.broker.admission import Admission
+from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
 from bus.broker.history import History
-from bus.broker.mailbox import DeliveryState
+from bus.broker.mailbox import DeliveryState, Mailbox
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
 from bus.errors import SpecError
@@ -52,10 +53,12 @@ class Attendance:
         if not name or len(name) > 200:
             raise HelloRefused("malformed", "expected an agent name of 1 to 200 characters")
         state = self._state
+        if not all(isinstance(entry, list) and fits(entry, _HELD_SHAPE) for entry in held):
+            text = "expected held leases of [conversation, role, fence, position, message id]"
+            raise HelloRefused("malformed", text)
         digests = self._learn(sources)
         roles = self._read_plays(digests, plays)
         older = state.registry.find(name, instance)
-        kept: list[Record] = []
         if older is not None:
             self._leave(older, held)
         self._n_tokens += 1
@@ -88,7 +91,7 @@ class Attendance:
 
     def bye(self, session: Session) -> None:
         """The peer leaves on purpose: its leases go back at once and no attempt counts (10)."""
-        self._dispatch.end_session(session, crashed=False)
+        self._end(session, crashed=False)
 
     def heard(self, token: bytes) -> bool:
         """Note a heartbeat; return whether the session is known."""
@@ -104,7 +107,11 @@ class Attendance:
         for session in state.registry.sessions():
             if state.now - session.last_heard > state.settings.lease:
                 state.note("warning", "lease.lost", agent=session.name, instance=session.instance)
-                self._dispatch.end_session(session, crashed=True)
+                self._end(session, crashed=True)
+        if state.grace_until and state.now >= state.grace_until:
+            state.grace_until = 0.0
+            self._dispatch.serve_waiting()
+        self._dispatch.review_suspects()
         state.agenda.add(state.now + state.settings.lease / 4, Alarm.LEASES)
 
     def lose(self, name: str) -> None:
@@ -158,9 +165,9 @@ class Attendance:
             roles.add((digests[play[0]], names.index(play[1])))
         return frozenset(roles)
 
-    def _leave(self, older: Session, held: list[object]) -> None:
+    def _leave(self, older: Session, held: list[Record]) -> None:
         """End the older session of the same instance; it crashed unless it still holds what it was given."""
-        held_leases = {(entry[0], entry[1]) for entry in held if isinstance(entry, list) and len(entry) == 5}
+        held_leases = {(entry[0], entry[1]) for entry in held}
         crashed = False
         for conversation_id, role in list(older.leases):
             conversation = self._state.conversations.get(conversation_id)
@@ -170,27 +177,56 @@ class Attendance:
                 self._dispatch.give_back(conversation, conversation.mailboxes[role])
             elif conversation.mailboxes[role].leased:
                 crashed = True
-        self._dispatch.end_session(older, crashed=crashed)
+        self._end(older, crashed=crashed)
 
-    def _keep(self, session: Session, held: list[object]) -> list[Record]:
+    def _end(self, session: Session, *, crashed: bool) -> None:
+        """Take everything back from a session that left, died or was replaced."""
+        state = self._state
+        state.registry.remove(session, now=state.now)
+        state.ledger.forget(session)
+        conversations: dict[Conversation, None] = {}
+        for conversation_id, role in list(session.leases):
+            conversation = state.conversations[conversation_id]
+            mailbox = conversation.mailboxes[role]
+            if crashed and mailbox.leased:
+                state.suspects.setdefault(session.name, {})[mailbox] = conversation
+            self._dispatch.give_back(conversation, mailbox, crashed=crashed)
+            conversation.drop_held(session)
+            conversation.touched[mailbox] = None
+            conversations[conversation] = None
+            self._bury_poison(conversation, mailbox)
+        for conversation in conversations:
+            self._dispatch.serve_touched(conversation)
+        if not state.registry.is_live(session.name):
+            state.agenda.add(state.now + state.settings.lost_after, Alarm.LOST, session.name)
+        event = "agent.lost" if crashed else "agent.left"
+        state.note("warning" if crashed else "info", event, agent=session.name, instance=session.instance)
+
+    def _bury_poison(self, conversation: Conversation, mailbox: Mailbox) -> None:
+        """Make a dead letter of what has killed each process that took it (10)."""
+        oldest, most = mailbox.oldest(), self._state.settings.max_attempts
+        if oldest is not None and oldest.state is DeliveryState.QUEUED and oldest.attempt > most:
+            detail = f"the agent's process died {most} times while it had this"
+            self._admission.decide(["dead", conversation.conversation_id, mailbox.role, "crashed", detail], urgent=True)
+
+    def _keep(self, session: Session, held: list[Record]) -> list[Record]:
         """Let a reconnecting agent go on with the leases that nobody else took meanwhile (18)."""
         kept: list[Record] = []
-        for entry in held:
-            if not isinstance(entry, list) or not fits(entry, _HELD_SHAPE):
-                raise HelloRefused(
-                    "malformed", "expected held leases of [conversation, role, fence, position, message id]"
-                )
-            conversation_id, role, fence, position, message_id = entry
+        for conversation_id, role, fence, position, message_id in held:
             conversation = self._state.conversations.get(conversation_id)
             if conversation is None or not 0 <= role < len(conversation.mailboxes):
                 continue
             mailbox = conversation.mailboxes[role]
-            oldest = mailbox.oldest()
-            if mailbox.session is not None or oldest is None or oldest.state is not DeliveryState.QUEUED:
+            if mailbox.session is not None or not self._may_keep(session, conversation, mailbox):
                 continue
-            if mailbox.agent not in (None, session.name) or conversation.digest not in session.protocols:
-                continue
-            if (oldest.position, oldest.message_id) == (position, message_id):
-                self._dispatch.adopt(conversation, mailbox, session, fence)
+            names = [(one.position, one.message_id) for one in mailbox.queued if one.state is DeliveryState.QUEUED]
+            if (position, message_id) in names:
+                self._dispatch.adopt(conversation, mailbox, session, fence=fence, position=position)
                 kept.append([conversation_id, role])
         return kept
+
+    def _may_keep(self, session: Session, conversation: Conversation, mailbox: Mailbox) -> bool:
+        if mailbox.agent is not None and mailbox.player in (None, session.name) and mailbox.role == conversation.opener:
+            return conversation.digest in session.protocols
+        is_free = mailbox.player in (None, session.name)
+        return is_free and (conversation.digest, mailbox.role) in session.plays

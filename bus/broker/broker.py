@@ -11,8 +11,9 @@ from typing import cast
 
 from bus.broker.admission import Admission
 from bus.broker.attendance import Attendance, HelloRefused
-from bus.broker.conversation import FAILED, Conversation
+from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
+from bus.broker.entry import FAILED
 from bus.broker.history import History
 from bus.broker.ledger import Ledger
 from bus.broker.mailbox import Mailbox
@@ -22,7 +23,7 @@ from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState, LogLine
 from bus.ids import show_id
 from bus.settings import Settings
-from bus.wire.record import NUMBERED, SHAPES, Kind, Record, fits
+from bus.wire.record import NUMBERED, Kind, Record, is_well_formed
 
 
 class Broker:
@@ -70,13 +71,14 @@ class Broker:
         take = self._admission.take
         for record in frame:
             kind = record[0]
-            shape = SHAPES.get(kind)
-            if shape is None or not fits(record, shape, skip=1):
+            if not is_well_formed(record):
                 self._refuse_malformed(peer, session, record)
             elif session is not None and kind in NUMBERED:
                 take(session, record)
             else:
+                self._admission.serve_changed()
                 session = self._take_other(peer, session, record)
+        self._admission.serve_changed()
 
     def malformed(self, peer: bytes, message: str, now: float) -> None:
         """Answer a frame that could not be decoded; the session goes on."""
@@ -118,6 +120,7 @@ class Broker:
             else:
                 state.ledger.journal(["clock"], session=None, n=0, urgent=False, now=now)
                 state.agenda.add(now + state.settings.clock_interval, Alarm.CLOCK)
+            self._admission.serve_changed()
 
     def synced(self, ticket: int, now: float) -> None:
         """All rows handed out up to the *ticket*-th batch are on disk."""
@@ -179,7 +182,7 @@ class Broker:
 
     def _hello(self, peer: bytes, session: Session | None, record: Record) -> Session | None:
         if session is not None:
-            self._dispatch.end_session(session, crashed=False)
+            self._attendance.bye(session)
         try:
             return self._attendance.hello(peer, record)
         except HelloRefused as refused:
@@ -208,7 +211,8 @@ class Broker:
         self._is_started = True
         state = self._state
         state.now = now
-        state.agenda.add(now + state.settings.lease, Alarm.LEASES)
+        state.grace_until = now + state.settings.lease
+        state.agenda.add(state.grace_until, Alarm.LEASES)
         state.agenda.add(now + state.settings.clock_interval, Alarm.CLOCK)
         names = set()
         for conversation in list(state.conversations.values()):
@@ -257,8 +261,8 @@ class Broker:
             self._admission.decide(["close", conversation_id, FAILED, f"{who} missed {timer.step!r}: {state}"])
 
     def _check_scope(self, conversation: Conversation) -> None:
-        conversation.scope_scheduled_at = float("inf")
-        timeout = conversation.next_scope_timeout()
+        conversation.scopes.scheduled_at = float("inf")
+        timeout = conversation.scopes.next_timeout()
         if timeout is None:
             return
         if timeout[0] <= self._state.now:
@@ -273,9 +277,11 @@ class Broker:
             self._dispatch.serve(conversation, mailbox)
 
     def _check_lost(self, name: str) -> None:
-        last_seen = self._state.registry.last_seen.get(name, 0.0)
-        if self._state.now - last_seen >= self._state.settings.lost_after:
-            self._attendance.lose(name)
+        last_seen = self._state.registry.last_seen
+        if name in last_seen and self._state.now < last_seen[name] + self._state.settings.lost_after:
+            return  # it came back, and left again: that has an entry of its own
+        last_seen.pop(name, None)
+        self._attendance.lose(name)
 
     def _retire(self, conversation: Conversation) -> None:
         if conversation.is_retained:

@@ -13,38 +13,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from math import inf
-from typing import NamedTuple
 
+from bus.broker.entry import FAILED, Entry, Parent
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.registry import Session
+from bus.broker.scope_clock import ScopeClock
 from bus.spec.protocol import EventKind, Move, Protocol
 from bus.wire.codec import encode_body
 from bus.wire.record import NOTICE_TYPE, Record
 
-FAILED = "failed"
-CANCELED = "canceled"
 _REMEMBERED_IDS = 65_536  # message ids kept in each of two generations, to recognise repetitions
 _TRANSCRIPT_ENTRIES = 10_000  # newest entries of a conversation that stay readable in memory
-
-
-class Parent(NamedTuple):
-    """The turn that opened a conversation by ``call`` (17)."""
-
-    conversation: bytes
-    role: int
-    position: int
-
-
-class Entry(NamedTuple):
-    """One journaled message or bus event of a conversation."""
-
-    sequence: int
-    epoch: int
-    sender: int
-    type: int
-    address: int
-    body: bytes
-    event: str
 
 
 class Conversation:
@@ -59,14 +38,16 @@ class Conversation:
         revoked: (mailbox, fence) of leases that were taken back since then (5).
         held: (session, record) pairs that wait for room (8).
         is_retained: A calling turn may still read it again (17).
-        scope_started: scope → instant of the first role's entry.
+        overtaken: (mailbox, position) of open turns that an interrupt has left behind; the broker settles them
+            by a row of its own, because only the living broker knows which turns are open (5).
+        scopes: When which scope began.
     """
 
     __slots__ = (
         "_new_ids", "_old_ids", "children", "conversation_id", "counters", "default_within", "digest", "epoch",
-        "held", "is_end_noted", "is_retained", "mailboxes", "opened_at", "opener", "outcome", "parent", "protocol",
-        "reason", "request_id", "revoked", "scope_scheduled_at", "scope_started", "sequence", "settled", "tables",
-        "touched", "transcript",
+        "held", "is_end_noted", "is_retained", "mailboxes", "opened_at", "opener", "outcome", "overtaken", "parent",
+        "protocol", "reason", "request_id", "revoked", "scopes", "sequence", "settled", "tables", "touched",
+        "transcript",
     )  # fmt: skip
 
     def __init__(
@@ -101,8 +82,8 @@ class Conversation:
         self.held: deque[tuple[Session, Record]] = deque()
         self.is_retained = parent is not None
         self.is_end_noted = False
-        self.scope_started: dict[int, float] = {}
-        self.scope_scheduled_at = inf
+        self.overtaken: list[tuple[Mailbox, int]] = []
+        self.scopes = ScopeClock(self.tables.scopes)
         self._begin(now)
 
     def _begin(self, now: float) -> None:
@@ -145,9 +126,14 @@ class Conversation:
         window = self.protocol.messages[type].window
         for role in self.tables.addresses[address]:
             mailbox = self.mailboxes[role]
-            if len(mailbox) >= limit or (window is not None and mailbox.unsettled.get(type, 0) >= window):
+            n_unsettled = len(mailbox.leased) + len(mailbox.queued) + len(mailbox.early)
+            if n_unsettled >= limit or (window is not None and mailbox.unsettled.get(type, 0) >= window):
                 return False
         return True
+
+    def is_pressing(self) -> bool:
+        """Return whether turns or leases have ended, so that the next record must not see the old ones."""
+        return bool(self.settled or self.revoked or self.overtaken or self.held or self.outcome is not None)
 
     # -- what happens ---------------------------------------------------------------------------------
 
@@ -165,32 +151,45 @@ class Conversation:
         body: bytes,
         trace: str | None,
         now: float,
+        turn: int = 0,
     ) -> None:
         """Take the message into the conversation; the caller has found its move and journals it.
+
+        Args:
+            turn: Position of the delivery whose turn sends it, 0 outside a turn: an interrupt closes no turn that
+                raises it itself.
 
         Raises:
             KeyError: The role may not send this now; the caller has not asked ``find_move``.
         """
         move = mailbox.machine.send[mailbox.at][type, address]
-        self._count(move.resets, move.counts)
+        if move.counts or move.resets:
+            self._count(move.resets, move.counts)
         self._remember(message_id)
         self.sequence += 1
         mailbox.involved = True
         self.transcript.append(Entry(self.sequence, self.epoch, mailbox.role, type, address, body, ""))
         if move.interrupt >= 0:
-            self._fire(move.interrupt, now, raiser=mailbox, message=(type, address, message_id, body, trace))
+            self._fire(move.interrupt, now, raiser=mailbox, message=(type, address, message_id, body, trace), turn=turn)
             return
-        self._step(mailbox, move, now)
-        stepped = [mailbox]
+        self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
+        if mailbox.early:
+            self._expect_early(mailbox, now)
+        has_window = self.protocol.messages[type].window is not None
+        is_due = bool(mailbox.machine.due[mailbox.at])
         for role in self.tables.addresses[address]:
             receiver = self.mailboxes[role]
-            delivery = Delivery(
-                type=type, sender=mailbox.role, sequence=self.sequence, message_id=message_id, body=body,
-                trace=trace, scopes=move.scopes,
-            )  # fmt: skip
-            self._give(receiver, delivery, now)
-            stepped.append(receiver)
-        self._fire_due(stepped, now)
+            if has_window:
+                receiver.unsettled[type] = receiver.unsettled.get(type, 0) + 1
+            delivery = Delivery(type, mailbox.role, self.sequence, message_id, body, trace, move.scopes)
+            if not self._expect(receiver, delivery, now):
+                receiver.early.append(delivery)
+                self.touched[receiver] = None
+            elif receiver.early:
+                self._expect_early(receiver, now)
+            is_due = is_due or bool(receiver.machine.due[receiver.at])
+        if is_due:
+            self._fire_due(self.mailboxes, now)
 
     def _count(self, resets: Iterable[int], counts: Iterable[int]) -> None:
         for counter in resets:
@@ -239,20 +238,6 @@ class Conversation:
             self._old_ids = self._new_ids
             self._new_ids = set()
 
-    def _step(self, mailbox: Mailbox, move: Move, now: float) -> None:
-        self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
-        self._expect_early(mailbox, now)
-
-    def _give(self, mailbox: Mailbox, delivery: Delivery, now: float) -> None:
-        """Put *delivery* before the role: at once where its state expects it, else as early."""
-        if self.protocol.messages[delivery.type].window is not None:
-            mailbox.unsettled[delivery.type] = mailbox.unsettled.get(delivery.type, 0) + 1
-        if self._expect(mailbox, delivery, now):
-            self._expect_early(mailbox, now)
-        else:
-            mailbox.early.append(delivery)
-            self.touched[mailbox] = None
-
     def _expect(self, mailbox: Mailbox, delivery: Delivery, now: float) -> bool:
         """Step the role over *delivery* where its state expects it."""
         move = mailbox.machine.receive[mailbox.at].get((delivery.sender, delivery.type))
@@ -276,13 +261,15 @@ class Conversation:
         """Put the role into *state* and start or stop its deadline and its scopes' clocks."""
         machine = mailbox.machine
         old = mailbox.at
-        mailbox.at = state
         self.touched[mailbox] = None
+        if state == old and keeps_timer:
+            return  # one more of a stream: the hottest step of all changes nothing
+        mailbox.at = state
         timer = machine.timer[state]
         if not (keeps_timer and timer == mailbox.timer):
             self._start_timer(mailbox, timer, now)
         if machine.scopes[state] is not machine.scopes[old] or not self.sequence:
-            self._watch_scopes(machine.scopes[state], now)
+            self._watch_scopes(now)
 
     def _start_timer(self, mailbox: Mailbox, timer: int, now: float) -> None:
         mailbox.timer = timer
@@ -296,24 +283,8 @@ class Conversation:
         if entry.remind is not None:
             mailbox.remind_at = now + entry.remind
 
-    def _watch_scopes(self, entered: tuple[int, ...], now: float) -> None:
-        for scope in entered:
-            if scope not in self.scope_started:
-                self.scope_started[scope] = now
-        inside = {scope for mailbox in self.mailboxes for scope in mailbox.machine.scopes[mailbox.at]}
-        for scope in [scope for scope in self.scope_started if scope not in inside]:
-            del self.scope_started[scope]
-
-    def next_scope_timeout(self) -> tuple[float, int] | None:
-        """Return the next (instant, event) at which a scope's time is up, or None."""
-        if not self.scope_started or self.outcome is not None:
-            return None
-        due = [
-            (started + seconds, event)
-            for scope, started in self.scope_started.items()
-            for seconds, event in self.tables.scopes[scope].timeouts
-        ]
-        return min(due, default=None)
+    def _watch_scopes(self, now: float) -> None:
+        self.scopes.watch({scope for one in self.mailboxes for scope in one.machine.scopes[one.at]}, now)
 
     # -- bus events -----------------------------------------------------------------------------------
 
@@ -330,7 +301,7 @@ class Conversation:
 
     def _fire(
         self, number: int, now: float, *, raiser: Mailbox | None = None,
-        message: tuple[int, int, bytes, bytes, str | None] | None = None,
+        message: tuple[int, int, bytes, bytes, str | None] | None = None, turn: int = 0,
     ) -> None:  # fmt: skip
         """Move every role that knows the event, at once: one event, one epoch, one decision for all."""
         event = self.tables.events[number]
@@ -347,11 +318,12 @@ class Conversation:
                 continue
             moved.append(mailbox)
             mailbox.before = (self.epoch - 1, mailbox.at)
-            if event.discards:
-                self._close_scope(mailbox, event.scope)
-            elif event.kind is EventKind.ELSE and event.role == mailbox.role:
-                self._revoke(mailbox, mailbox.discard_oldest())
             mailbox.epoch = self.epoch
+            if event.discards:
+                self._close_scope(mailbox, event.scope, keep=turn if mailbox is raiser else 0)
+            elif event.kind is EventKind.ELSE and event.role == mailbox.role:
+                self._revoke(mailbox, mailbox.discard_newest())
+            mailbox.discard_dead()
             self._enter(mailbox, state, now)
             if message is not None and mailbox.role in receivers:
                 type, _, message_id, body, trace = message
@@ -379,13 +351,23 @@ class Conversation:
         scope = self.tables.scopes[event.scope].name if event.scope >= 0 else None
         return {"role": role, "scope": scope}
 
-    def _close_scope(self, mailbox: Mailbox, scope: int) -> None:
-        """Drop what belongs to the scope; an open turn that stands in it is revoked and settled (5)."""
-        stands_inside = len(mailbox.leased) == 1 and not mailbox.queued
-        n_leased = mailbox.discard(scope)
-        if stands_inside and not n_leased:
-            n_leased = mailbox.discard_oldest()
-        self._revoke(mailbox, n_leased)
+    def _close_scope(self, mailbox: Mailbox, scope: int, *, keep: int) -> None:
+        """Drop what belongs to the scope; an open turn that stands in it is revoked and settled (5).
+
+        Args:
+            keep: Position of the delivery whose turn raised the interrupt: it goes on, in the new state.
+        """
+        open_turn = mailbox.leased[0] if len(mailbox.leased) == 1 and not mailbox.queued else None
+        self._revoke(mailbox, mailbox.discard(scope, keep=keep))
+        if open_turn is not None and mailbox.leased and open_turn.position != keep:
+            self.overtaken.append((mailbox, open_turn.position))
+
+    def settle_overtaken(self, mailbox: Mailbox, position: int) -> None:
+        """Take the open turn on the delivery at *position* away: an interrupt has left it behind (5)."""
+        oldest = mailbox.oldest()
+        if oldest is not None and oldest.position == position:
+            self._revoke(mailbox, mailbox.discard_oldest())
+            self.touched[mailbox] = None
 
     def _revoke(self, mailbox: Mailbox, n_leased: int) -> None:
         if n_leased:
@@ -404,7 +386,7 @@ class Conversation:
     def _end(self, outcome: str, reason: str) -> None:
         self.outcome = outcome
         self.reason = reason
-        self.scope_started.clear()
+        self.scopes.stop()
         for mailbox in self.mailboxes:
             mailbox.timer = -1
             mailbox.deadline = mailbox.remind_at = inf

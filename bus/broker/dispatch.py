@@ -29,9 +29,10 @@ class Dispatch:
                 self._schedule(conversation, mailbox)
                 if mailbox.queued:
                     self.serve(conversation, mailbox)
-        timeout = conversation.next_scope_timeout() if conversation.scope_started else None
-        if timeout is not None and timeout[0] < inf:
-            self._schedule_scope(conversation, timeout[0])
+        timeout = conversation.scopes.next_timeout()
+        if timeout is not None and timeout[0] < conversation.scopes.scheduled_at:
+            conversation.scopes.scheduled_at = timeout[0]
+            self._state.agenda.add(timeout[0], Alarm.SCOPE, conversation)
         if conversation.outcome is not None:
             self._retire(conversation)
 
@@ -50,6 +51,8 @@ class Dispatch:
             return
         queued = mailbox.queued
         while queued and queued[0].state is DeliveryState.QUEUED:
+            if mailbox.leased and mailbox.leased[0].attempt > 1:
+                return  # alone until it is settled: should it fail again, nothing else is to blame (10)
             if session.credit <= 0:
                 session.starved[conversation.conversation_id, mailbox.role] = None
                 return
@@ -62,28 +65,42 @@ class Dispatch:
 
     def lease(self, conversation: Conversation, mailbox: Mailbox, session: Session) -> None:
         """Give the mailbox to *session* under a new fence."""
+        state = self._state
         mailbox.session = session
-        mailbox.fence = self._state.new_fence()
+        mailbox.fence = state.new_fence()
+        mailbox.told_nobody = False
         session.leases[conversation.conversation_id, mailbox.role] = None
-        self._state.waiting.pop(mailbox, None)
+        state.waiting.pop(mailbox, None)
+        keeper = (session.name, session.instance)
+        if mailbox.role != conversation.opener and mailbox.keeper != keeper:
+            mailbox.keeper = keeper
+            row: Record = ["lease", conversation.conversation_id, mailbox.role, *keeper]
+            state.ledger.journal(row, session=None, n=0, urgent=False, now=state.now)
 
-    def adopt(self, conversation: Conversation, mailbox: Mailbox, session: Session, fence: int) -> None:
-        """Let *session* go on with a lease that it held before the broker restarted (RULES.md 18)."""
+    def adopt(
+        self, conversation: Conversation, mailbox: Mailbox, session: Session, *, fence: int, position: int
+    ) -> None:
+        """Let *session* go on with a lease that it held before the broker restarted (RULES.md 18).
+
+        Args:
+            position: Of the delivery that it works on; what stands before it was handled, and it says so again.
+        """
         mailbox.session = session
         mailbox.fence = mailbox.told_fence = fence
         session.leases[conversation.conversation_id, mailbox.role] = None
         self._state.waiting.pop(mailbox, None)
-        delivery = mailbox.queued.popleft()
-        delivery.move("lease")
-        mailbox.leased.append(delivery)
-        session.credit -= 1
+        while mailbox.queued and mailbox.queued[0].position <= position:
+            delivery = mailbox.queued.popleft()
+            delivery.move("lease")
+            mailbox.leased.append(delivery)
+            session.credit -= 1
 
     def give_back(self, conversation: Conversation, mailbox: Mailbox, *, crashed: bool = False) -> None:
         """End the lease of *mailbox*; what was delivered and not settled waits for another."""
         session = mailbox.session
         n_leased = len(mailbox.leased)
-        mailbox.release(count_attempt=crashed)
-        mailbox.session = None
+        mailbox.release(crashed=crashed)
+        mailbox.session = mailbox.keeper = None
         if session is not None:
             session.credit += n_leased
             key = (conversation.conversation_id, mailbox.role)
@@ -107,38 +124,34 @@ class Dispatch:
     def cleared(self, name: str, mailbox: Mailbox) -> None:
         """Let the next suspect of *name* through: this one has committed or outlived a lease (RULES.md 10)."""
         suspects = self._state.suspects.get(name)
-        if suspects is None or mailbox not in suspects:
-            return
-        del suspects[mailbox]
-        if not suspects:
-            del self._state.suspects[name]
-            return
-        following, conversation = next(iter(suspects.items()))
-        self.serve(conversation, following)
+        if suspects is not None and mailbox in suspects:
+            del suspects[mailbox]
+            self._try_suspect(name)
 
-    def end_session(self, session: Session, *, crashed: bool) -> None:
-        """Take everything back from a session that left, died or was replaced."""
-        state = self._state
-        state.registry.remove(session, now=state.now)
-        state.ledger.forget(session)
-        conversations: dict[Conversation, None] = {}
-        for conversation_id, role in list(session.leases):
-            conversation = state.conversations.get(conversation_id)
-            if conversation is None:
-                continue
-            mailbox = conversation.mailboxes[role]
-            if crashed and mailbox.leased:
-                state.suspects.setdefault(session.name, {})[mailbox] = conversation
-            self.give_back(conversation, mailbox, crashed=crashed)
-            conversation.drop_held(session)
-            conversation.touched[mailbox] = None
-            conversations[conversation] = None
-        for conversation in conversations:
-            self.serve_touched(conversation)
-        if not state.registry.is_live(session.name):
-            state.agenda.add(state.now + state.settings.lost_after, Alarm.LOST, session.name)
-        event = "agent.lost" if crashed else "agent.left"
-        state.note("warning" if crashed else "info", event, agent=session.name, instance=session.instance)
+    def review_suspects(self) -> None:
+        """Pass over suspects that came to nothing meanwhile, so that those behind them get their turn."""
+        for name, suspects in list(self._state.suspects.items()):
+            mailbox, conversation = next(iter(suspects.items()))
+            if self._is_stale(name, conversation, mailbox):
+                self._try_suspect(name)
+
+    def _try_suspect(self, name: str) -> None:
+        suspects = self._state.suspects[name]
+        while suspects:
+            mailbox, conversation = next(iter(suspects.items()))
+            if not self._is_stale(name, conversation, mailbox):
+                self.serve(conversation, mailbox)
+                return
+            del suspects[mailbox]
+        del self._state.suspects[name]
+
+    def _is_stale(self, name: str, conversation: Conversation, mailbox: Mailbox) -> bool:
+        """Return whether no instance of *name* will be handed what it held there when it died."""
+        oldest = mailbox.oldest()
+        if oldest is None or oldest.state is DeliveryState.DEAD:
+            return True
+        player = mailbox.session.name if mailbox.session is not None else mailbox.player
+        return player not in (None, name) or conversation.conversation_id not in self._state.conversations
 
     def deliver_lossy(self, conversation: Conversation, role: int, record: Record) -> None:
         """Hand an at-most-once message to *role*: now, as the newest one later, or never."""
@@ -154,8 +167,15 @@ class Dispatch:
     def deliver_newest(self, session: Session) -> None:
         """Hand out the newest at-most-once messages that waited for credit."""
         while session.newest and session.lossy_credit > 0:
-            session.lossy_credit -= 1
-            self._state.send(session, session.newest.pop(next(iter(session.newest))))
+            conversation_id, role, type = key = next(iter(session.newest))
+            record = session.newest.pop(key)
+            conversation = self._state.conversations.get(conversation_id)
+            if conversation is None or conversation.mailboxes[role].session is not session:
+                continue
+            mailbox = conversation.mailboxes[role]
+            if (record[9], type) in mailbox.machine.receive[mailbox.at]:
+                session.lossy_credit -= 1
+                self._state.send(session, record)
 
     # -- parts ----------------------------------------------------------------------------------------
 
@@ -192,8 +212,12 @@ class Dispatch:
         return None if mailbox.deadline == inf else max(0.0, mailbox.deadline - self._state.now)
 
     def _find_session(self, conversation: Conversation, mailbox: Mailbox) -> Session | None:
-        names = (mailbox.agent,) if mailbox.agent is not None else mailbox.offered
-        return self._state.registry.player(conversation.digest, mailbox.role, names=names)
+        registry = self._state.registry
+        if mailbox.keeper is not None and self._state.now < self._state.grace_until:
+            session = registry.find(*mailbox.keeper)
+            return session if session and (conversation.digest, mailbox.role) in session.plays else None
+        names = (mailbox.player,) if mailbox.player is not None else mailbox.offered
+        return registry.player(conversation.digest, mailbox.role, names=names)
 
     def _is_held_back(self, name: str, mailbox: Mailbox) -> bool:
         suspects = self._state.suspects.get(name)
@@ -235,11 +259,6 @@ class Dispatch:
             mailbox.scheduled_at = at
             self._state.agenda.add(at, Alarm.DEADLINE, (conversation, mailbox))
 
-    def _schedule_scope(self, conversation: Conversation, at: float) -> None:
-        if at < conversation.scope_scheduled_at:
-            conversation.scope_scheduled_at = at
-            self._state.agenda.add(at, Alarm.SCOPE, conversation)
-
     def _tell_nobody(self, conversation: Conversation, mailbox: Mailbox) -> None:
         """Tell the others, once, that nobody who plays the role is live (RULES.md 14)."""
         if mailbox.told_nobody or mailbox.human or conversation.outcome is not None:
@@ -269,10 +288,7 @@ class Dispatch:
         for mailbox in conversation.mailboxes:
             state.waiting.pop(mailbox, None)
             if mailbox.session is not None:
-                key = (conversation.conversation_id, mailbox.role)
-                mailbox.session.leases.pop(key, None)
-                mailbox.session.starved.pop(key, None)
-                mailbox.session = None
+                self.give_back(conversation, mailbox)
         if state.conversations.pop(conversation.conversation_id, None) is None:
             return
         state.finished[conversation.conversation_id] = conversation

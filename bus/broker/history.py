@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bus.broker.conversation import CANCELED, FAILED, Conversation, Parent
+from bus.broker.conversation import Conversation
+from bus.broker.entry import CANCELED, FAILED, Parent
 from bus.broker.mailbox import Mailbox
 from bus.broker.state import Alarm, BrokerState
 from bus.ids import show_id
@@ -29,6 +30,8 @@ class History:
             "message": self._message,
             "commit": self._commit,
             "handled": self._handled,
+            "lease": self._lease,
+            "overtaken": self._overtaken,
             "event": self._event,
             "retry": self._retry,
             "close": self._close,
@@ -109,7 +112,14 @@ class History:
         conversation = self._state.conversations[conversation_id]
         mailbox = conversation.mailboxes[role]
         self._bind(mailbox, agent, fence)
+        oldest = mailbox.oldest()
+        changed = [conversation]
+        if oldest is not None and oldest.position < position:  # turns follow one another: those before it are over
+            changed = self._settle(conversation, mailbox, position - 1)
+            oldest = mailbox.oldest()
         mailbox.commits = commit + 1
+        if oldest is not None:
+            oldest.attempt = 1  # each commit begins the count again (10)
         if saved is not None:
             mailbox.saved = saved
         for message_id, type, address, trace, body in sends:
@@ -124,10 +134,15 @@ class History:
                 body=body,
                 trace=trace,
                 now=self._state.now,
+                turn=position,
             )
         if settles:
-            return self._settle(conversation, mailbox, position)
-        return self._with_children(conversation)
+            if mailbox.human:
+                mailbox.answered = (position, agent)
+            return changed + self._settle(conversation, mailbox, position)[1:]
+        if oldest is not None:
+            oldest.state_after = mailbox.at  # begun again, the turn goes on from here
+        return changed + self._with_children(conversation)[1:]
 
     def _handled(self, conversation_id: bytes, role: int, agent: str, fence: int, position: int) -> list[Conversation]:
         conversation = self._state.conversations.get(conversation_id)
@@ -136,6 +151,16 @@ class History:
         mailbox = conversation.mailboxes[role]
         self._bind(mailbox, agent, fence)
         return self._settle(conversation, mailbox, position)
+
+    def _lease(self, conversation_id: bytes, role: int, agent: str, instance: int) -> list[Conversation]:
+        """Remember who works on the role, so that a restart does not give its work to another (18)."""
+        self._state.conversations[conversation_id].mailboxes[role].keeper = (agent, instance)
+        return []
+
+    def _overtaken(self, conversation_id: bytes, role: int, position: int) -> list[Conversation]:
+        conversation = self._state.conversations[conversation_id]
+        conversation.settle_overtaken(conversation.mailboxes[role], position)
+        return [conversation]
 
     def _event(self, conversation_id: bytes, event: int) -> list[Conversation]:
         conversation = self._state.conversations[conversation_id]

@@ -62,10 +62,12 @@ class Ledger:
         """Note that the session's records up to *n* are dealt with."""
         if n > session.taken:
             session.taken = n
-        if self._rows or self._handed_out:
-            self._batch.marks[session] = session.taken
+        if self._rows:
+            self._batch.marks[session] = session.in_effect()
+        elif self._handed_out:
+            self._handed_out[-1].marks[session] = session.in_effect()
         else:
-            session.synced = session.taken
+            session.synced = session.in_effect()
         self._ack_later(session, now)
 
     def rows_urgent(self) -> bool:

@@ -38,6 +38,7 @@ DELIVERY_TRANSITIONS = {
     (DeliveryState.LEASED, "release"): DeliveryState.QUEUED,
     (DeliveryState.LEASED, "discard"): DeliveryState.DISCARDED,
     (DeliveryState.QUEUED, "bury"): DeliveryState.DEAD,
+    (DeliveryState.ACKED, "read again"): DeliveryState.QUEUED,  # a caller's handler that begins anew (17)
     (DeliveryState.DEAD, "requeue"): DeliveryState.QUEUED,
     (DeliveryState.DEAD, "settle"): DeliveryState.ACKED,  # dropped by a person
     (DeliveryState.DEAD, "discard"): DeliveryState.DISCARDED,
@@ -62,7 +63,7 @@ class Delivery:
     )  # fmt: skip
 
     def __init__(
-        self, *, type: int, sender: int, sequence: int, message_id: bytes, body: bytes,
+        self, type: int, sender: int, sequence: int, message_id: bytes, body: bytes,
         trace: str | None = None, scopes: tuple[int, ...] = (), event: int = -1,
     ) -> None:  # fmt: skip
         self.type = type
@@ -99,6 +100,7 @@ class Mailbox:
         saved: What the role kept with its last commit.
         agent: Name of the agent that the role is bound to, or None.
         offered: Names that may play the role, given at opening; empty: anybody.
+        keeper: (name, instance) of the session that had the last lease: after a restart it gets one grace period (18).
         fence: Number of the present or last lease.
         commit_fence: Fence of the last commit, to recognise its repetition.
         revoked_fence: Fence of the last lease that a bus event revoked.
@@ -113,8 +115,8 @@ class Mailbox:
 
     __slots__ = (
         "agent", "answered", "at", "before", "commit_fence", "commits", "deadline", "early", "epoch", "fence",
-        "history", "human", "involved", "last_position", "leased", "machine", "not_before", "offered", "queued",
-        "remind_at", "reminders", "retries", "revoked_fence", "role", "saved", "scheduled_at", "session",
+        "history", "human", "involved", "keeper", "last_position", "leased", "machine", "not_before", "offered",
+        "queued", "remind_at", "reminders", "retries", "revoked_fence", "role", "saved", "scheduled_at", "session",
         "settled", "timer", "told_fence", "told_nobody", "unsettled",
     )  # fmt: skip
 
@@ -135,6 +137,7 @@ class Mailbox:
         self.agent: str | None = None
         self.offered: tuple[str, ...] = ()
         self.session: Session | None = None
+        self.keeper: tuple[str, int] | None = None
         self.fence = 0
         self.commit_fence = 0
         self.revoked_fence = 0
@@ -152,6 +155,11 @@ class Mailbox:
         self.told_nobody = False
         self.told_fence = 0
 
+    @property
+    def player(self) -> str | None:
+        """Return the name that the role is bound to; None while it is free, and for people: whoever answers first."""
+        return None if self.human else self.agent
+
     def __len__(self) -> int:
         """Return how many deliveries are not settled, early ones included."""
         return len(self.leased) + len(self.queued) + len(self.early)
@@ -168,6 +176,11 @@ class Mailbox:
             return self.queued[-1]
         return self.leased[-1] if self.leased else None
 
+    def is_settled(self, position: int) -> bool:
+        """Return whether the delivery at *position* is settled, and not here to be read again."""
+        oldest = self.oldest()
+        return position <= self.settled and (oldest is None or oldest.position > position)
+
     def take_in(self, delivery: Delivery) -> None:
         """Give *delivery* the next position; the caller has stepped the machine."""
         delivery.move("expect")
@@ -177,9 +190,9 @@ class Mailbox:
         self.involved = True
         self.queued.append(delivery)
 
-    def release(self, *, count_attempt: bool = False) -> None:
-        """Put everything leased back in front, the lease ended; the oldest may count an attempt (RULES.md 10)."""
-        if count_attempt and self.leased:
+    def release(self, *, crashed: bool = False) -> None:
+        """Put everything leased back in front, the lease ended; a crash counts as an attempt of the oldest (10)."""
+        if crashed and self.leased:
             self.leased[0].attempt += 1
         while self.leased:
             delivery = self.leased.pop()
@@ -206,12 +219,22 @@ class Mailbox:
             self.commits = 0
         return n_leased
 
-    def discard(self, scope: int) -> int:
-        """Drop what belongs to *scope* and is not settled; return how many of it were leased."""
+    def discard(self, scope: int, *, keep: int = 0) -> int:
+        """Drop what belongs to *scope* and is not settled; return how many of it were leased.
+
+        Args:
+            keep: Position of a delivery whose turn goes on in the new state, 0 for none.
+        """
+        oldest, n_leased = self.oldest(), len(self.leased)
+        for delivery in (*self.leased, *self.queued):
+            if keep and delivery.position == keep:
+                delivery.scopes = ()
+                delivery.epoch = self.epoch
         self.early = [delivery for delivery in self.early if not self._dropped(delivery, scope)]
-        n_leased = len(self.leased)
         self.leased = deque(delivery for delivery in self.leased if not self._dropped(delivery, scope))
         self.queued = deque(delivery for delivery in self.queued if not self._dropped(delivery, scope))
+        if self.oldest() is not oldest:
+            self.commits = 0
         return n_leased - len(self.leased)
 
     def discard_all(self) -> int:
@@ -223,20 +246,36 @@ class Mailbox:
         self.leased.clear()
         self.queued.clear()
         self.unsettled.clear()
+        self.commits = 0
         return n_leased
 
     def discard_oldest(self) -> int:
-        """Drop the delivery that the role was answering; return 1 if it was leased, else 0."""
-        source = self.leased or self.queued
-        if not source:
-            return 0
+        """Drop the oldest delivery, which must be there; return 1 if it was leased, else 0."""
         n_leased = 1 if self.leased else 0
-        delivery = source.popleft()
+        delivery = (self.leased or self.queued).popleft()
         delivery.move("discard")
         self._forget(delivery)
         self.settled = max(self.settled, delivery.position)
         self.commits = 0
         return n_leased
+
+    def discard_newest(self) -> int:
+        """Drop the delivery that the role was answering, if any; return 1 if it was leased, else 0."""
+        newest = self.newest()
+        if newest is None:
+            return 0
+        if newest is self.oldest():
+            return self.discard_oldest()
+        n_leased = 0 if self.queued else 1
+        (self.queued or self.leased).pop()
+        newest.move("discard")
+        self._forget(newest)
+        return n_leased
+
+    def discard_dead(self) -> None:
+        """Drop the dead letter, if there is one: the bus moved on, and what comes behind it must get through."""
+        if self.queued and self.queued[0].state is DeliveryState.DEAD:
+            self.discard_oldest()
 
     def bury(self, code: str, detail: str) -> Delivery:
         """Make the oldest delivery a dead letter; it blocks the mailbox until requeued, dropped or discarded."""
@@ -251,8 +290,10 @@ class Mailbox:
         self.release()
         if self.history:
             for delivery in reversed(self.history):
-                delivery.state = DeliveryState.QUEUED
+                delivery.move("read again")
                 self.queued.appendleft(delivery)
+                if delivery.type in self.unsettled:
+                    self.unsettled[delivery.type] += 1
             self.history = []
 
     def _dropped(self, delivery: Delivery, scope: int) -> bool:

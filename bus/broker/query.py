@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bus.broker.admission import Admission
 from bus.broker.attendance import Attendance
-from bus.broker.conversation import CANCELED, Conversation
+from bus.broker.conversation import Conversation
+from bus.broker.entry import CANCELED
 from bus.broker.mailbox import DeliveryState, Mailbox
 from bus.broker.refusal import allowed_moves, out_of_turn
 from bus.broker.registry import Session

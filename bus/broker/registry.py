@@ -21,7 +21,7 @@ class Session:
         taken: The last record number in effect.
         urgent: The first record number of each batch of rows that waits for the disk, oldest first.
         synced: The last record number known to be on disk; ``told``: the (accepted, synced) last sent.
-        held: Numbers of records that wait for room at a receiver.
+        held: Numbers of records that wait for room at a receiver, in order.
         n_waiting: Records to this session that wait for the disk.
         leases: The mailboxes leased to it.
         starved: Those that wait for its credit.
@@ -71,19 +71,19 @@ class Session:
         self.n_waiting = 0
         self.told = (0, 0)
         self.wants_ack = False
-        self.held: set[int] = set()
+        self.held: list[int] = []
         self.leases: dict[LeaseKey, None] = {}
         self.starved: dict[LeaseKey, None] = {}
         self.out: list[Record] = []
 
+    def in_effect(self) -> int:
+        """Return the highest n up to which every record was dealt with."""
+        return min(self.taken, self.held[0] - 1) if self.held else self.taken
+
     def acceptable(self) -> int:
         """Return the highest n up to which every record is in effect and, where it must be, on disk."""
-        n = self.taken
-        if self.urgent:
-            n = min(n, self.urgent[0] - 1)
-        if self.held:
-            n = min(n, min(self.held) - 1)
-        return n
+        n = self.in_effect()
+        return min(n, self.urgent[0] - 1) if self.urgent else n
 
 
 class Registry:

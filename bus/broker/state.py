@@ -67,6 +67,7 @@ class BrokerState:
         finished: Ended conversations that stay readable, oldest first.
         waiting: Mailboxes with deliveries and nobody live to take them.
         suspects: name → mailboxes that an instance held when it died; served one at a time (RULES.md 10).
+        grace_until: Before this instant, after a restart, a mailbox goes to nobody but its keeper (RULES.md 18).
         log: (level, event, facts) for the shell to write.
     """
 
@@ -84,6 +85,7 @@ class BrokerState:
     journaled_protocols: set[str] = field(default_factory=set)
     log: list[LogLine] = field(default_factory=list)
     n_fences: int = 0
+    grace_until: float = 0.0
 
     def new_fence(self) -> int:
         """Return a number greater than that of any lease before."""

@@ -27,7 +27,8 @@ class Peer:
 
     def put(self, *records: Record) -> None:
         """Hand records to the broker as one frame."""
-        self.desk.broker.receive(self.routing_id, list(records), self.desk.now)
+        frame = [[int(record[0]), *record[1:]] for record in records]
+        self.desk.broker.receive(self.routing_id, frame, self.desk.now)
         self.desk.turn()
 
     def hello(self, *, plays: list[str] | None = None, source: str, credit: int = 100, held: Any = ()) -> None:
@@ -102,7 +103,7 @@ class Desk:
         while self.now < end:
             self.now = min(end, self.now + self.settings.lease / 2)
             for peer in list(self.peers.values()):
-                self.broker.receive(peer.routing_id, [[Kind.CREDIT, 0]], self.now)
+                self.broker.receive(peer.routing_id, [[int(Kind.CREDIT), 0]], self.now)
             self.turn()
 
     def restart(self) -> None:

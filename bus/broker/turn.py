@@ -1,0 +1,73 @@
+"""May a turn be taken as it stands? One commit is checked whole, before anything of it happens (RULES.md 3, 6-8)."""
+
+from __future__ import annotations
+
+from bus.broker.conversation import Conversation
+from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.refusal import Refusal, out_of_turn
+from bus.ids import ID_BYTES
+from bus.spec.protocol import Delivery as DeliveryClass
+from bus.spec.protocol import Move
+from bus.wire.record import NOTICE_TYPE, Record, is_well_formed_send
+
+
+def is_message(conversation: Conversation, type: int) -> bool:
+    """Return whether the protocol has a message type of that number."""
+    return NOTICE_TYPE < type < len(conversation.protocol.messages)
+
+
+def check_id(message_id: bytes) -> Refusal | None:
+    """Return why a message may not be called so, or None."""
+    if len(message_id) == ID_BYTES:
+        return None
+    return Refusal("malformed", f"expected a message id of {ID_BYTES} bytes, got {len(message_id)}")
+
+
+def check_turn(
+    conversation: Conversation, mailbox: Mailbox, delivery: Delivery, *, settles: bool, sends: list[Record],
+    saved: bytes | None, state_bytes: int,
+) -> Refusal | None:  # fmt: skip
+    """Return why the commit on *delivery* must be refused whole, or None."""
+    if saved is not None and len(saved) > state_bytes:
+        return Refusal("too-large", f"expected a state of at most {state_bytes} bytes, got {len(saved)}; keep less")
+    machine = mailbox.machine
+    state = mailbox.at
+    counted: dict[int, int] = {}
+    for index, send in enumerate(sends):
+        refusal = _check_form(conversation, index, send)
+        if refusal is not None:
+            return refusal
+        move = machine.send[state].get((send[1], send[2]))
+        is_allowed = move is not None and conversation.outcome is None and _count(conversation, move, counted)
+        if move is None or not is_allowed or (index == 0 and conversation.find_move(mailbox, *send[1:3]) is None):
+            refusal = out_of_turn(conversation, mailbox, send[1])
+            return refusal._replace(message=f"send {index} of the turn: {refusal.message}")
+        state = move.next
+    is_last = delivery is mailbox.newest()
+    if settles and is_last and machine.owes[state] and conversation.outcome is None:
+        who = conversation.protocol.roles[mailbox.role].name
+        owed = sorted(conversation.protocol.messages[type].name for type, _ in machine.send[state])
+        return Refusal("turn-unfinished", f"{who} ends its turn but still owes one of: {', '.join(owed)}")
+    return None
+
+
+def _check_form(conversation: Conversation, index: int, send: Record) -> Refusal | None:
+    if not is_well_formed_send(send) or not is_message(conversation, send[1]):
+        return Refusal("malformed", f"expected send {index} as docs/wire.md describes it")
+    if conversation.protocol.messages[send[1]].delivery is DeliveryClass.AT_MOST_ONCE:
+        return Refusal("malformed", f"send {index}: an at-most-once message leaves outside the commit")
+    refusal = check_id(send[0])
+    return refusal and refusal._replace(message=f"send {index}: {refusal.message}")
+
+
+def _count(conversation: Conversation, move: Move, counted: dict[int, int]) -> bool:
+    """Return whether the streams that *move* belongs to may go on, and count it among those of this commit."""
+    limits = conversation.tables.counters
+    for counter in move.guards:
+        if counted.get(counter, conversation.counters[counter]) >= limits[counter].limit:
+            return False
+    for counter in move.resets:
+        counted[counter] = 0
+    for counter in move.counts:
+        counted[counter] = counted.get(counter, conversation.counters[counter]) + 1
+    return True
