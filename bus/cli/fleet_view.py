@@ -25,7 +25,7 @@ class FleetView:
         if not self._console.is_terminal:
             self._console.print(f"{name} | {line}", markup=False, soft_wrap=True)
             return
-        text, style = read_log_line(line)
+        text, style = read_log_line(line, name=name)
         for part in text.splitlines() or [""]:
             prefix = Text(f"{name:<{self._width}} │ ", style=self._colors.get(name, "bold"))
             self._console.print(prefix + Text.from_ansi(part, style=style), soft_wrap=True)

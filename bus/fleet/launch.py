@@ -12,6 +12,7 @@ from types import ModuleType
 from bus.errors import PalaverError, ProgramError
 from bus.fleet.program import AGENT, Program, locate_program
 from bus.sdk.agent import Agent
+from bus.settings import Settings
 
 
 def launch_program(
@@ -22,6 +23,7 @@ def launch_program(
     name: str | None = None,
     instance: int = 0,
     settings: Mapping[str, object] | None = None,
+    numbers: Settings | None = None,
 ) -> None:
     """Run the agent of a program until SIGTERM or Ctrl-C.
 
@@ -32,6 +34,7 @@ def launch_program(
         name: The agent's name on the bus, instead of its own.
         instance: Which of several agents of that name.
         settings: What ``agent.settings`` gives; left out, the environment says.
+        numbers: The numbers of the bus; left out, the environment says.
 
     Raises:
         ProgramError: There is no such program, or it cannot be loaded.
@@ -39,7 +42,7 @@ def launch_program(
         BrokerUnavailable: No broker answered.
     """
     agent = load_program(locate_program(text, root))
-    agent.run(bus=bus, name=name, instance=instance, settings=settings)
+    agent.run(bus=bus, name=name, instance=instance, settings=settings, numbers=numbers)
 
 
 def load_program(program: Program) -> Agent:

@@ -64,15 +64,21 @@ class LineSplitter:
             self._rest = b""
 
 
-def read_log_line(line: str) -> tuple[str, str]:
-    """Return (text, rich style) of a line for people: our JSON log lines become ``event key=value``."""
+def read_log_line(line: str, *, name: str = "") -> tuple[str, str]:
+    """Return (text, rich style) of a line for people: our JSON log lines become ``event key=value``.
+
+    Args:
+        name: Whose line it is; a fact that only repeats it is left out.
+    """
     try:
         facts = json.loads(line)
     except ValueError:
         return line, ""
     if not isinstance(facts, dict) or "event" not in facts:
         return line, ""
-    shown = " ".join(f"{key}={_value(value)}" for key, value in facts.items() if key not in _NOT_FACTS)
+    shown = " ".join(
+        f"{key}={_value(value)}" for key, value in facts.items() if key not in _NOT_FACTS and value != name
+    )
     text = f"{facts['event']}  {shown}".rstrip()
     if facts.get("exception"):
         text += f"\n{facts['exception']}"

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bus.cli.fleet_view import FleetView
 
-LINE = json.dumps({"event": "agent.registered", "level": "info", "agent": "writer"})
+LINE = json.dumps({"event": "agent.registered", "level": "info", "plays": "newsroom.writer"})
 
 
 def view(*, terminal):
@@ -25,7 +25,7 @@ def test_on_a_terminal_lines_are_for_people():
     text = output.getvalue()
     assert "writer" in text
     assert "│" in text
-    assert "agent.registered  agent=writer" in text
+    assert "agent.registered  plays=newsroom.writer" in text
     assert "{" not in text
 
 

@@ -87,10 +87,9 @@ def test_an_error_is_one_clean_message(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_launching_loads_neither_torch_nor_tables():
-    text = (
-        "import sys, bus.cli.launching; print(sorted({'torch', 'transformers', 'bus.cli.output'} & set(sys.modules)))"
-    )
+def test_launching_loads_neither_torch_nor_tables_nor_the_broker():
+    heavy = {"torch", "transformers", "bus.cli.output", "bus.broker.broker"}
+    text = f"import sys, bus.cli.launching; print(sorted({heavy} & set(sys.modules)))"
 
     out = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=30, check=True)
 

@@ -61,6 +61,12 @@ def test_our_own_log_lines_are_shown_as_event_and_facts():
     assert read_log_line(line) == ('agent.registered  agent=writer why="a b"', "yellow")
 
 
+def test_a_fact_that_repeats_whose_line_it_is_is_left_out():
+    line = json.dumps({"event": "agent.started", "level": "info", "agent": "writer", "instance": 0})
+
+    assert read_log_line(line, name="writer") == ("agent.started  instance=0", "")
+
+
 def test_a_traceback_in_a_log_line_is_shown():
     line = json.dumps({"event": "delivery.failed", "level": "error", "exception": "Traceback …"})
 
