@@ -20,7 +20,7 @@ from bus.ids import conversation_id, derive_id, show_id
 from bus.sdk.link import Link
 from bus.sdk.notice import Ended, NobodyPlays, Notice, parse_notice
 from bus.sdk.part import Part, Receivers
-from bus.sdk.seat import BODY, FENCE, MESSAGE_ID, POSITION, ROLE, TYPE, Seat
+from bus.sdk.seat import BODY, FENCE, MESSAGE_ID, POSITION, TYPE, Seat
 from bus.sdk.session import Key
 from bus.wire.codec import decode_body
 from bus.wire.record import NOTICE_TYPE, Kind, Record
@@ -80,6 +80,7 @@ class OpenConversation:
         self._settled = 0
         self._last: Record | None = None
         self._unread: deque[Record | Notice] = deque()
+        self._open: deque[tuple[int, bytes]] = deque()  # (position, message id) of what is not settled
         self._waiter: asyncio.Future[None] | None = None
         self._failure: PalaverError | None = None
 
@@ -238,6 +239,8 @@ class OpenConversation:
         if self._read == self._settled or (self._seat.owes() and self.outcome is None):
             return False
         self._settled = self._read
+        while self._open and self._open[0][0] <= self._read:
+            self._open.popleft()
         self._link.session.settle(self._seat.key, self._seat.fence, self._read)
         return True
 
@@ -277,6 +280,7 @@ class OpenConversation:
                     self._link.session.settle(seat.key, seat.fence, position)
                 return
             seat.position = position
+            self._open.append((position, record[MESSAGE_ID]))
         self._unread.append(record)
         self._wake()
 
@@ -298,10 +302,7 @@ class OpenConversation:
 
     def held(self) -> tuple[bytes, int, int, int, bytes] | None:
         """Return the lease that this side still works on, or None."""
-        for item in self._unread:
-            if isinstance(item, list) and item[POSITION]:
-                return (self.id, item[ROLE], self._seat.fence, item[POSITION], item[MESSAGE_ID])
-        return None
+        return (*self._seat.key, self._seat.fence, *self._open[0]) if self._open else None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

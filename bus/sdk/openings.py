@@ -105,9 +105,9 @@ class Openings:
                 conversation.on_nobody(names[role].name if isinstance(role, int) else str(role))
 
     def on_welcome(self, kept: frozenset[Key]) -> None:
-        """Attach again to everything that is open; what was read already is dropped when it comes again."""
+        """Attach again to what is open and was not *kept*; what was read already is dropped when it comes again."""
         for conversation in list(self._conversations.values()):
-            if conversation.outcome is None:
+            if conversation.outcome is None and conversation.key not in kept:
                 number = self.link.session.add_protocol(conversation.protocol)
                 self.link.post(conversation.open_record(number))
 
