@@ -34,7 +34,7 @@ UNFILED = "unfiled"
 ADAPTER = "sections"
 """The name under which the trainer registers what the writer has learned."""
 
-RECIPE = {"max_steps": 300, "batch_rows": 16, "learning_rate": 1e-3, "checkpoint_every": 25}
+RECIPE = {"max_steps": 200, "batch_rows": 16, "learning_rate": 1e-3, "checkpoint_every": 25}
 """What a LoRA run asks for unless the settings say otherwise."""
 
 log = structlog.get_logger()
