@@ -177,7 +177,7 @@ def serve(address: str, state_folder: Path, settings: Settings) -> int:
         journal.close()
         raise
     server = Server(transport=transport, journal=journal, settings=settings, clock=MonotonicClock())
-    _stop_on_signals(server)
+    _stop_on_signals(server, wake)
     _spare_the_collector()
     _write_presence(presence, address=address, term=journal.term)
     log.info("broker.started", address=address, term=journal.term, n_batches=server.n_recovered)
@@ -189,6 +189,7 @@ def serve(address: str, state_folder: Path, settings: Settings) -> int:
         os._exit(EXIT_JOURNAL)
     # The lock goes last: whoever takes it next may remove and make these files.
     presence.unlink(missing_ok=True)
+    signal.set_wakeup_fd(-1)
     transport.close()
     journal.close()
     log.info("broker.stopped", term=journal.term)
@@ -206,10 +207,12 @@ def _fit(record: Record) -> Record:
     return [int(Kind.REPLY), record[1], False, {"code": "too-large", "message": text}]
 
 
-def _stop_on_signals(server: Server) -> None:
+def _stop_on_signals(server: Server, wake: Wake) -> None:
     def on_signal(number: int, frame: FrameType | None) -> None:
         server.stop()
 
+    # The kernel may hand the signal to the writer thread; only this wakes the loop that runs the handler.
+    signal.set_wakeup_fd(wake.write_fd, warn_on_full_buffer=False)
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, on_signal)
 

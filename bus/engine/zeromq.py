@@ -39,12 +39,12 @@ class Wake:
     """A pipe that makes a polling loop look up; safe from any thread and from signal handlers."""
 
     def __init__(self) -> None:
-        self.read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.read_fd, self.write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def set(self) -> None:
         """Make the loop look up, now or at its next poll."""
         with contextlib.suppress(BlockingIOError):  # a full pipe wakes just as well
-            os.write(self._write_fd, b"!")
+            os.write(self.write_fd, b"!")
 
     def clear(self) -> None:
         """Forget every ``set`` so far."""
@@ -54,7 +54,7 @@ class Wake:
     def close(self) -> None:
         """Give the pipe back."""
         os.close(self.read_fd)
-        os.close(self._write_fd)
+        os.close(self.write_fd)
 
 
 class ZmqBrokerTransport:
@@ -252,17 +252,22 @@ class HeartbeatThread:
         poller.register(dealer, zmq.POLLIN)
         poller.register(self._stop.read_fd, zmq.POLLIN)
         heard_at = beat_at = time.monotonic()
+        is_due = False
         try:
             while True:
                 now = time.monotonic()
                 if now >= beat_at:
                     beat_at = now + self._interval
-                    with contextlib.suppress(zmq.Again):  # nobody is connected
+                    is_due = True
+                if is_due:
+                    with contextlib.suppress(zmq.Again):  # nobody is connected: as soon as somebody is
                         dealer.send(self._beat, zmq.NOBLOCK)
+                        is_due = False
+                poller.modify(dealer, zmq.POLLIN | zmq.POLLOUT if is_due else zmq.POLLIN)
                 ready = dict(poller.poll(math.ceil((beat_at - now) * 1000)))
                 if self._stop.read_fd in ready:
                     return
-                if dealer in ready:
+                if ready.get(dealer, 0) & zmq.POLLIN:
                     heard_at = time.monotonic()
                     if dealer.recv() != self._alive:
                         self._on_silence()
