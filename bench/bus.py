@@ -61,7 +61,7 @@ def fleet(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "bus.cli"]
     (folder / ".palaver").mkdir(mode=0o700)
     commands = (
-        [*command, "broker", "--log", "warning"],
+        [*command, "broker", "--bus", address, "--log", "warning"],
         [*command, "launch", str(HERE / "worker.py"), "--log", "warning"],
     )
     processes = [subprocess.Popen(one, env=environment, cwd=folder) for one in commands]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 
 
 def _setting(default: float, reason: str) -> float:
-    return field(default=default, metadata={"reason": reason})  # type: ignore[return-value]  # dataclasses' own trick
+    return field(default=default, metadata={"reason": reason})
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,9 @@ class Settings:
 
     within: float = _setting(300.0, "a wait that no deadline covers ends after this (RULES.md 19)")
     lease: float = _setting(10.0, "a process that was not heard of for this long has lost its deliveries")
-    heartbeat_interval: float = _setting(1.0, "a third of the lease would do; a second makes a dead broker visible soon")
+    heartbeat_interval: float = _setting(
+        1.0, "a third of the lease would do; a second makes a dead broker visible soon"
+    )
     lost_after: float = _setting(60.0, "a role is lost when no instance was registered for this long (RULES.md 12)")
     max_attempts: int = _setting(3, "below the supervisor's restart intensity, so poison ends as a dead letter")  # type: ignore[assignment]  # whole number
     back_off: float = _setting(0.2, "first pause before a failed delivery is tried again; doubles each time")
