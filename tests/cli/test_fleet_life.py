@@ -59,6 +59,18 @@ def palaver(project, *arguments):
     )
 
 
+def start(project, *arguments):
+    """Start one command in *project* and go on."""
+    return subprocess.Popen(
+        [*PALAVER, *arguments],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def read_until(stream, pattern):
     """Return the first line of *stream* that *pattern* is found in, and all before it."""
     lines = []
@@ -247,17 +259,27 @@ def test_a_missing_program_is_refused_before_anything_starts(project):
 
 
 def test_a_conversation_can_be_listed_and_canceled(project):
-    with fleet(project):
-        sent = palaver(project, "send", "echo", '{"Say": {"text": "x"}}', "--timeout", "1")
-        live = json.loads(palaver(project, "conversations", "--live", "--json").stdout)
+    with fleet(project), start(project, "send", "echo", '{"Say": {"text": "x"}}') as sending:
+        while not (live := json.loads(palaver(project, "conversations", "--live", "--json").stdout)):
+            assert sending.poll() is None
         canceled = palaver(project, "cancel", live[0]["conversation"][:6])
+        out, _ = sending.communicate(timeout=LIMIT)
         listed = palaver(project, "conversations")
+
+    assert (canceled.returncode, canceled.stdout) == (0, f"{live[0]['conversation'][:8]}: canceled\n")
+    assert sending.returncode == 11
+    assert "■ canceled" in out
+    assert re.search(r"echo@1.0.0 .*canceled", listed.stdout)
+
+
+def test_a_time_limit_ends_the_command_and_not_the_conversation(project):
+    with fleet(project):
+        sent = palaver(project, "send", "echo", '{"Say": {"text": "x"}}', "--timeout", "6")
+        live = json.loads(palaver(project, "conversations", "--live", "--json").stdout)
 
     assert sent.returncode == 4
     assert f"conversation {live[0]['conversation'][:8]} goes on" in sent.stderr
-    assert canceled.returncode == 0
-    assert canceled.stdout.endswith(": canceled\n")
-    assert re.search(r"echo@1.0.0 .*canceled", listed.stdout)
+    assert sent.stderr.endswith("palaver: the time limit passed\n")
 
 
 def test_sending_again_under_the_same_request_id_attaches_to_the_same_conversation(project):
@@ -267,6 +289,6 @@ def test_sending_again_under_the_same_request_id_attaches_to_the_same_conversati
         second = palaver(project, "send", "echo", *messages)
         listed = json.loads(palaver(project, "conversations", "--json").stdout)
 
-    assert (first.returncode, second.returncode) == (0, 0)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert second.stdout == first.stdout
     assert len(listed) == 1
