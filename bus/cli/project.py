@@ -16,14 +16,14 @@ from bus.cli.output import console, print_json, say
 from bus.errors import FleetError
 from bus.fleet.project import CHECKOUT, SHIPPED, Project
 
-_COPIED = ("agents", "specs")
+_COPIED = ("agents", "specs", "docs")
 _STYLES = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where; it is made if it does not exist.")] = Path(),
 ) -> None:
-    """Begin a project: copies the agents and specs that palaver ships; overwrites nothing."""
+    """Begin a project: copies the agents, specs and documents that palaver ships; overwrites nothing."""
     copies = list(_copies(folder))
     taken = [target for _, target in copies if target.exists() or target.is_symlink()]
     if taken:

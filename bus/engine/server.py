@@ -192,6 +192,7 @@ def serve(address: str, state_folder: Path, settings: Settings) -> int:
     signal.set_wakeup_fd(-1)
     transport.close()
     journal.close()
+    wake.close()  # last: the journal's writer uses it to the end
     log.info("broker.stopped", term=journal.term)
     return EXIT_OK
 

@@ -65,7 +65,7 @@ class ZmqBrokerTransport:
 
     Args:
         address: ``ipc://PATH`` or ``tcp://127.0.0.1:PORT``.
-        wake: Ends a waiting ``receive``; closed with the transport.
+        wake: Ends a waiting ``receive``; stays its owner's to close.
 
     Raises:
         AddressRefused: *address* leaves this machine, is too long, or cannot be listened at.
@@ -137,7 +137,6 @@ class ZmqBrokerTransport:
         """Close the socket and remove its file."""
         self._socket.close()
         self._context.term()
-        self._wake.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
