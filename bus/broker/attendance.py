@@ -72,10 +72,7 @@ class Attendance:
             now=state.now,
         )
         session.plays = roles
-        for digest in digests:
-            if digest not in session.protocols:
-                session.protocols[digest] = len(session.protocols)
-                session.numbers[session.protocols[digest]] = digest
+        numbers = [session.number(digest) for digest in digests]
         state.registry.add(session)
         kept = self._keep(session, held)
         settings = {
@@ -83,11 +80,19 @@ class Attendance:
             "lease": state.settings.lease,
             "window": state.settings.window,
         }
-        numbers = [session.protocols[digest] for digest in digests]
         state.send(session, [int(Kind.WELCOME), state.term, token, numbers, kept, settings])
         state.note("info", "agent.registered", agent=name, instance=instance, n_roles=len(roles))
         self._dispatch.serve_waiting()
         return session
+
+    def learn(self, session: Session, source: str) -> int:
+        """Give *session* a number for one protocol more than its HELLO named, and return it.
+
+        Raises:
+            HelloRefused: *source* is no protocol; nothing changed.
+        """
+        [digest] = self._learn([source])
+        return session.number(digest)
 
     def bye(self, session: Session) -> None:
         """The peer leaves on purpose: its leases go back at once and no attempt counts (10)."""

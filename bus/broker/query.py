@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bus.broker.admission import Admission
-from bus.broker.attendance import Attendance
+from bus.broker.attendance import Attendance, HelloRefused
 from bus.broker.conversation import Conversation
 from bus.broker.entry import CANCELED
 from bus.broker.mailbox import DeliveryState, Mailbox
@@ -81,6 +81,10 @@ class _Name(_Arguments):
     name: str
 
 
+class _Source(_Arguments):
+    source: str
+
+
 class Queries:
     """Answers QUERY records."""
 
@@ -106,11 +110,7 @@ class Queries:
         _, q, name, arguments = record
         reply: Record
         try:
-            if name not in self._answers:
-                known = ", ".join(sorted(self._answers))
-                raise QueryRefused("unknown-query", f"expected one of {known}; got {name!r}")
-            model, function = self._answers[name]
-            reply = [int(Kind.REPLY), q, True, function(model.model_validate(arguments))]
+            reply = [int(Kind.REPLY), q, True, self._find_answer(session, name, arguments)]
         except QueryRefused as error:
             reply = [int(Kind.REPLY), q, False, error.data]
         except ValidationError as error:
@@ -126,6 +126,18 @@ class Queries:
             self._state.ledger.send_synced(session, reply)
         else:
             self._state.send(session, reply)
+
+    def _find_answer(self, session: Session, name: str, arguments: dict[str, object]) -> object:
+        if name == "learn":
+            try:
+                return {"number": self._attendance.learn(session, _Source.model_validate(arguments).source)}
+            except HelloRefused as error:
+                raise QueryRefused(error.code, error.message) from error
+        if name not in self._answers:
+            known = ", ".join(sorted([*self._answers, "learn"]))
+            raise QueryRefused("unknown-query", f"expected one of {known}; got {name!r}")
+        model, function = self._answers[name]
+        return function(model.model_validate(arguments))
 
     # -- reading --------------------------------------------------------------------------------------
 

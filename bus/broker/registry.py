@@ -80,6 +80,12 @@ class Session:
         """Return the highest n up to which every record was dealt with."""
         return min(self.taken, self.held[0] - 1) if self.held else self.taken
 
+    def number(self, digest: str) -> int:
+        """Return this session's number of a protocol, a new one where it has none yet."""
+        number = self.protocols.setdefault(digest, len(self.protocols))
+        self.numbers[number] = digest
+        return number
+
     def acceptable(self) -> int:
         """Return the highest n up to which every record is in effect and, where it must be, on disk."""
         n = self.in_effect()

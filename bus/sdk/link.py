@@ -142,12 +142,6 @@ class Link:
             self.close()
             raise self._broken
 
-    def reconnect(self) -> None:
-        """Register again on a fresh connection; what is not on disk is sent again."""
-        if self.session.state is SessionState.LEFT:
-            return
-        self._connect()
-
     def _connect(self) -> None:
         if self._wire is not None:
             self._wire.close()
@@ -171,7 +165,7 @@ class Link:
         if self.session.state is SessionState.LIVE and token == self.session.token:
             log.warning("agent.disconnected", agent=self.session.name, address=self._connector.address)
             self._is_missed = True
-            self.reconnect()
+            self._connect()
 
     async def drain(self, within: float) -> bool:
         """Wait until all that was posted is accepted, *within* seconds at most; return whether it is."""
@@ -366,8 +360,6 @@ class Link:
             self._is_missed = False
         self.owner.on_welcome(session.kept)
         self._live.set()
-        if not session.knows_all():
-            self.reconnect()
 
     def _is_accepted(self, record: Record) -> bool:
         n = record[1]

@@ -56,11 +56,8 @@ class Openings:
 
     def add(self, conversation: OpenConversation) -> None:
         """Open *conversation* at the broker, or attach to it again."""
-        session = self.link.session
-        number = session.add_protocol(conversation.protocol)
+        number = self.link.session.add_protocol(conversation.protocol)
         self._conversations[conversation.key] = conversation
-        if not session.knows_all():
-            self.link.reconnect()
         record = conversation.open_record(number)
         conversation.attach(record)
         self.link.post(record)

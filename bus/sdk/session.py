@@ -11,7 +11,7 @@ one, so that the WELCOME that comes is the answer to it and nothing old can foll
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -47,8 +47,8 @@ SESSION_TRANSITIONS = {
 
 SYNCED = -1  # the n of a record that is on disk and forgotten here
 _OF_A_LEASE = frozenset({Kind.COMMIT, Kind.HANDLED, Kind.NACK})
-_HANDLED, _OPEN, _DELIVER, _ACCEPTED = (  # looking an enum's member up costs as much as the comparison
-    int(kind) for kind in (Kind.HANDLED, Kind.OPEN, Kind.DELIVER, Kind.ACCEPTED)
+_HANDLED, _OPEN, _DELIVER, _ACCEPTED, _REPLY = (  # looking an enum's member up costs as much as the comparison
+    int(kind) for kind in (Kind.HANDLED, Kind.OPEN, Kind.DELIVER, Kind.ACCEPTED, Kind.REPLY)
 )
 
 
@@ -82,8 +82,7 @@ class Session:
         self.protocols: list[Protocol] = []
         self._sources: dict[str, int] = {}
         self._plays: list[tuple[int, str]] = []
-        self._greeted = 0  # how many sources the last HELLO named
-        self._numbers: list[int] = []  # our number of a protocol → the broker's
+        self._numbers: dict[int, int] = {}  # our number of a protocol → the broker's, once it is told
         self._ours: dict[int, int] = {}  # and back
         self._out: list[Record] = []
         self._outbox: deque[Record] = deque()  # numbered, not yet on disk
@@ -92,24 +91,40 @@ class Session:
         self._taken = 0  # at-most-once deliveries since the last CREDIT
         self._q = 0
         self._queries: dict[int, Record] = {}
+        self._learning: dict[int, int] = {}  # question → our number of the protocol that it teaches
 
     # -- protocols ------------------------------------------------------------------------------------
 
     def add_protocol(self, protocol: Protocol) -> int:
-        """Return our number of *protocol*; a new one is known to the broker after the next HELLO only."""
+        """Return our number of *protocol*; a new one is taught to the broker, by HELLO or behind it."""
         number = self._sources.get(protocol.digest)
         if number is None:
             number = self._sources[protocol.digest] = len(self.protocols)
             self.protocols.append(protocol)
+            if self.state is SessionState.LIVE:
+                self._teach(number)
         return number
 
     def play(self, protocol: Protocol, role: str) -> None:
         """Announce with HELLO that this agent plays *role*."""
         self._plays.append((self.add_protocol(protocol), role))
 
-    def knows_all(self) -> bool:
-        """Return whether the broker was told of every protocol that was added."""
-        return self._greeted == len(self.protocols)
+    def _teach(self, number: int) -> None:
+        self._learning[self.query("learn", {"source": self.protocols[number].spec.source})] = number
+
+    def _taught(self, reply: Record) -> list[Record]:
+        """Note the broker's number of a protocol; where it took none, what needed it is refused."""
+        number = self._learning.pop(reply[1])
+        if reply[2]:
+            self._numbers[number] = reply[3]["number"]
+            self._ours[reply[3]["number"]] = number
+            self._release()
+            return []
+        void = [record for record in self._backlog if record[0] == _OPEN and record[3] == number]
+        for record in void:
+            self._backlog.remove(record)
+        self._release()
+        return [[int(Kind.REFUSED), record, reply[3].get("code", "refused"), reply[3]] for record in void]
 
     def protocol_of(self, number: int) -> Protocol:
         """Return the protocol that a record of the broker means by *number*."""
@@ -125,10 +140,14 @@ class Session:
         """
         if self._handled:
             self._put_handled()
-        if self.has_room():
+        if self.has_room() and self._is_known(record):
             self._number(record)
         else:
             self._backlog.append(record)
+
+    def _is_known(self, record: Record) -> bool:
+        """Return whether the broker has been told of the protocol that *record* opens, if it opens one."""
+        return record[0] != _OPEN or record[3] in self._numbers
 
     def put_lossy(self, record: Record) -> bool:
         """Send an at-most-once SEND now or never; return whether it left."""
@@ -235,7 +254,10 @@ class Session:
             held: (conversation, role, fence, position, message id) of each lease still worked on.
         """
         self._step(Kind.HELLO)
-        self._greeted = len(self.protocols)
+        for q in self._learning:  # HELLO names them all
+            self._queries.pop(q)
+        self._learning.clear()
+        self._numbers.clear()
         sources = [protocol.spec.source for protocol in self.protocols]
         plays = [list(played) for played in self._plays]
         leases = [list(lease) for lease in held]
@@ -269,6 +291,9 @@ class Session:
         records = decode_frame(frame)
         if self.state is not SessionState.LIVE:
             return self._receive_welcome(records)
+        return self._take(records)
+
+    def _take(self, records: list[Record]) -> list[Record]:
         for record in records:
             if record[0] != _DELIVER:
                 break
@@ -281,31 +306,31 @@ class Session:
                 self._advance(record[1], record[2])
             elif kind == Kind.REFUSED:
                 rest.append([kind, self._take_refused(record[1]), *record[2:]])
-            elif kind == Kind.REPLY:
-                if self._queries.pop(record[1], None) is not None:
+            elif kind == _REPLY:
+                asked = self._queries.pop(record[1], None)
+                if record[1] in self._learning:
+                    rest += self._taught(record)
+                elif asked is not None:
                     rest.append(record)
             else:
                 rest.append(record)
         return rest
 
-    def _receive_welcome(self, records: Sequence[Record]) -> list[Record]:
+    def _receive_welcome(self, records: list[Record]) -> list[Record]:
         """Anything before WELCOME was meant for an older session."""
         for index, record in enumerate(records):
             if record[0] == Kind.WELCOME and self.state is SessionState.GREETING:
                 self._welcome(record)
-                return [record, *self._after(records[index + 1 :])]
+                return [record, *self._take(records[index + 1 :])]
             if record[0] == Kind.REFUSED and self.state is SessionState.GREETING:
                 return [record]
         return []
-
-    def _after(self, records: Sequence[Record]) -> list[Record]:
-        return [record for record in records if record[0] != Kind.ACCEPTED]
 
     def _welcome(self, record: Record) -> None:
         _, _, token, numbers, kept, settings = record
         self._step(Kind.WELCOME)
         self.token = token
-        self._numbers = list(numbers)
+        self._numbers = dict(enumerate(numbers))
         self._ours = {number: index for index, number in enumerate(numbers)}
         self.window = int(settings.get("window", 2048))
         self.lease = float(settings.get("lease", self.lease))
@@ -324,14 +349,14 @@ class Session:
         void = {id(one) for one in gone}
         self._backlog.extend(one for one in waiting if id(one) not in void)
         self._out.extend(self._queries.values())
+        for number in range(len(numbers), len(self.protocols)):  # added since HELLO
+            self._teach(number)
         self._release()
 
     def _release(self) -> None:
-        """Number what waited, as far as the window goes; protocols not yet told wait for the next HELLO."""
+        """Number what waited, as far as the window goes and the broker knows the protocols."""
         backlog = self._backlog
-        while backlog and self.n - self.accepted < self.window:
-            if backlog[0][0] == Kind.OPEN and backlog[0][3] >= self._greeted:
-                break
+        while backlog and self.n - self.accepted < self.window and self._is_known(backlog[0]):
             self._number(backlog.popleft())
 
     def _advance(self, accepted: int, synced: int) -> None:

@@ -215,23 +215,67 @@ def test_open_carries_the_brokers_number_of_its_protocol() -> None:
     assert output(session)[0][3] == 42
 
 
-def test_open_of_a_protocol_that_the_broker_was_not_told_of_waits_for_the_next_hello() -> None:
+def open_record(number: int) -> Record:
+    return [int(Kind.OPEN), 0, CONVERSATION, number, 0, "r", {}, None]
+
+
+def test_protocol_that_is_new_to_a_live_session_is_taught_before_it_is_opened() -> None:
     session = Session(name="ann")
     session.hello()
     output(session)
-    number = session.add_protocol(work)
-    session.put([int(Kind.OPEN), 0, CONVERSATION, number, 0, "r", {}, None])
     tell(session, welcome(numbers=()))
-    early = output(session)
-    knew = session.knows_all()
+    session.put(open_record(session.add_protocol(work)))
+    session.put(send_record())
+    [question] = output(session)
+    events = tell(session, [Kind.REPLY, question[1], True, {"number": 3}])
 
-    session.disconnect()
+    assert question == [Kind.QUERY, 1, "learn", {"source": work.spec.source}]
+    assert events == []
+    opened, sent = output(session)
+    assert opened[:4] == [Kind.OPEN, 1, CONVERSATION, 3]
+    assert sent[:2] == [Kind.SEND, 2]
+    assert session.protocol_of(3) is work
+
+
+def test_protocol_added_between_hello_and_welcome_is_taught() -> None:
+    session = Session(name="ann")
     session.hello()
     output(session)
-    tell(session, welcome(numbers=(3,)))
+    session.put(open_record(session.add_protocol(work)))
+    tell(session, welcome(numbers=()))
 
-    assert (early, knew) == ([], False)
-    assert numbers_of(output(session)) == [(Kind.OPEN, 1)]
+    assert [record[2] for record in output(session)] == ["learn"]
+
+
+def test_protocol_that_the_broker_does_not_take_refuses_what_opens_it() -> None:
+    session = Session(name="ann")
+    session.hello()
+    output(session)
+    tell(session, welcome(numbers=()))
+    opening = open_record(session.add_protocol(work))
+    session.put(opening)
+    [question] = output(session)
+    events = tell(session, [Kind.REPLY, question[1], False, {"code": "bad-protocol", "message": "no"}])
+
+    assert events == [[Kind.REFUSED, opening, "bad-protocol", {"code": "bad-protocol", "message": "no"}]]
+    assert events[0][1] is opening
+    assert session.is_idle()
+
+
+def test_what_was_being_taught_is_named_by_the_next_hello() -> None:
+    session = Session(name="ann")
+    session.hello()
+    output(session)
+    tell(session, welcome(numbers=()))
+    session.put(open_record(session.add_protocol(work)))
+    output(session)
+    session.disconnect()
+    session.hello()
+    [hello] = output(session)
+    tell(session, welcome(numbers=(5,)))
+
+    assert hello[4] == [work.spec.source]
+    assert [record[:4] for record in output(session)] == [[Kind.OPEN, 1, CONVERSATION, 5]]
 
 
 def test_questions_without_answer_are_asked_again() -> None:
