@@ -11,10 +11,16 @@ from typing import TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
-from training_service.errors import RequestInvalid
+from training_service.errors import RequestInvalid, TrainingError
 from training_service.request import Artifact
 
 Json: TypeAlias = dict[str, object]
+
+REFUSAL_CODES = frozenset({"bad-request", "no-such-base", "bad-data", "no-memory", "busy"})
+"""Codes of message ``Refused``; an error before the start that is none of them is ``busy``."""
+
+FAILURE_CODES = frozenset({"out-of-memory", "nan-loss", "bad-data", "disk-full", "lost", "internal"})
+"""Codes of message ``TrainFailed``; an error of a run that is none of them is ``internal``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The order cannot be carried out; *code* is one of message ``Refused``."""
+    """The order cannot be carried out; *code* is one of ``REFUSAL_CODES``."""
 
     task_id: str
     code: str
@@ -133,7 +139,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The run ended early; *code* is one of message ``TrainFailed``. A retryable one resumes when run again."""
+    """The run ended early; *code* is one of ``FAILURE_CODES``. A retryable one resumes when run again."""
 
     task_id: str
     code: str
@@ -156,6 +162,12 @@ class Canceled:
 
     task_id: str
     last_checkpoint: Artifact | None
+
+
+def refusal(task_id: str, error: TrainingError) -> Refused:
+    """Return the answer that *error* makes of an order."""
+    code = "no-memory" if error.code == "out-of-memory" else error.code
+    return Refused(task_id, code if code in REFUSAL_CODES else "busy", str(error))
 
 
 RunEvent: TypeAlias = Queued | Started | Progress | Checkpoint | Evaluated | Trained | Failed | Paused | Canceled

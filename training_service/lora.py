@@ -55,6 +55,7 @@ class AdapterHost:
                     if self._peft is None:
                         self._peft = get_peft_model(self.base.model, config, adapter_name=name)
                     else:
+                        self._peft.base_model.active_adapter = name  # the one before may be detached
                         self._peft.add_adapter(name, config)
             except ValueError as error:
                 raise RequestInvalid(f"lora.targets: expected linear layers of the base, got: {error}") from error

@@ -61,7 +61,7 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     n_targets, vocabulary = wanted.shape[0], model.get_output_embeddings().weight.shape[0]
     if n_targets * vocabulary <= LARGE or n_targets <= CHUNK:
         return _head_loss(model, wanted, targets)
-    total = wanted.new_zeros(())
+    total: torch.Tensor = wanted.new_zeros(())
     for part, part_targets in zip(torch.split(wanted, CHUNK), torch.split(targets, CHUNK), strict=True):
         total = total + checkpoint(_head_loss, model, part, part_targets, use_reentrant=False)
     return total

@@ -53,6 +53,7 @@ class RunRecord:
     checkpoint: Checkpoint | None = None
     metrics: Metrics | None = None
     seconds: float = 0.0
+    conversation_id: str | None = None
     ended: Trained | Failed | Canceled | None = None
 
     @property

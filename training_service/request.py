@@ -98,10 +98,10 @@ class Artifact(_Order):
 class Lora(_Order):
     """How an adapter is made."""
 
-    rank: int = Field(16, ge=1, le=512)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.0, ge=0, le=0.9)
-    targets: tuple[str, ...] = Field(("all-linear",), min_length=1, strict=False)
+    rank: int = Field(default=16, ge=1, le=512)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, le=0.9)
+    targets: tuple[str, ...] = Field(default=("all-linear",), min_length=1, strict=False)
 
 
 class TrainingRequest(_Order):
@@ -113,13 +113,13 @@ class TrainingRequest(_Order):
     lora: Lora | None = None
     dataset: Artifact
     evaluation: Artifact | None = None
-    max_steps: int | None = Field(None, ge=1)
-    epochs: float = Field(1.0, ge=0, le=100)
-    batch_rows: int = Field(4, ge=1)
-    learning_rate: float = Field(2e-4, ge=0, le=1)
-    weight_decay: float = Field(0.0, ge=0, le=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    epochs: float = Field(default=1.0, ge=0, le=100)
+    batch_rows: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=2e-4, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
     seed: int = 0
-    checkpoint_every: int | None = Field(None, ge=1)
+    checkpoint_every: int | None = Field(default=None, ge=1)
     adapter: AdapterName | None = None
 
     @model_validator(mode="after")

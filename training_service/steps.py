@@ -102,7 +102,7 @@ class Steps:
         self._optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=plan.learning_rate, weight_decay=plan.weight_decay
         )
-        self._randomness = seeded_randomness(plan.seed, self._device)
+        self.randomness = seeded_randomness(plan.seed, self._device)
 
     def __iter__(self) -> Iterator[Metrics]:
         """Take one step for each ``next``, up to the last of the plan.
@@ -120,11 +120,15 @@ class Steps:
         chosen = batch_indices(len(self._examples), plan.batch_rows, seed=plan.seed, step=step)
         return [self._examples[index] for index in chosen]
 
+    def largest_rows(self) -> list[Example]:
+        """Return the longest rows that one step may come to hold."""
+        return sorted(self._examples, key=lambda row: len(row.tokens), reverse=True)[: self.plan.batch_rows]
+
     def _take_step(self) -> Metrics:
         began_at = time.perf_counter()
         rows = self.rows_of(self.step)
         rate = self.plan.rate(self.step)
-        swap_randomness(self._randomness, self._device)
+        swap_randomness(self.randomness, self._device)
         try:
             loss = self.accumulate(rows)
             self._check_gradients(loss)
@@ -132,7 +136,7 @@ class Steps:
             self._optimizer.zero_grad(set_to_none=True)
             raise
         finally:
-            self._randomness = swap_randomness(self._randomness, self._device)
+            self.randomness = swap_randomness(self.randomness, self._device)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -178,7 +182,7 @@ class Steps:
         for name, parameter in self.parameters.items():
             for moment, tensor in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"{moment}/{name}"] = tensor
-        tensors |= {f"random/{name}": tensor for name, tensor in self._randomness.items()}
+        tensors |= {f"random/{name}": tensor for name, tensor in self.randomness.items()}
         return tensors, {"step": self.step, "tokens": self.tokens}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, int]) -> None:
@@ -187,7 +191,7 @@ class Steps:
         Raises:
             ArtifactDamaged: The tensors are not exactly those of this run. Nothing is changed.
         """
-        wanted = {f"weight/{name}" for name in self.parameters} | {f"random/{name}" for name in self._randomness}
+        wanted = {f"weight/{name}" for name in self.parameters} | {f"random/{name}" for name in self.randomness}
         if numbers["step"]:
             wanted |= {f"{moment}/{name}" for name in self.parameters for moment in MOMENTS}
         if wanted != tensors.keys():
@@ -201,7 +205,7 @@ class Steps:
                     if moments:
                         moments[moment] = moments[moment].to(parameter.device)
                 self._optimizer.state[parameter] = moments
-        self._randomness = {name: tensors[f"random/{name}"].clone() for name in self._randomness}
+        self.randomness = {name: tensors[f"random/{name}"].clone() for name in self.randomness}
         self.step, self.tokens = numbers["step"], numbers["tokens"]
 
 

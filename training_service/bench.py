@@ -1,0 +1,53 @@
+"""What one order computes on: its model, its data and its steps; set up alike for the quote and for the run."""
+
+from pathlib import Path
+
+from training_service.adapters import internal_name
+from training_service.data import Dataset, Encoder, check_artifact, load_dataset
+from training_service.model import Base, free_all
+from training_service.request import Lora, TrainingRequest
+from training_service.slots import Slot, Slots
+from training_service.steps import Steps, plan_of
+
+
+class Bench:
+    """A place on a shared slot (LoRA), or a private copy of the base (full).
+
+    Args:
+        request: The order.
+        slots: Where bases are.
+        roots: Folders that datasets may lie under.
+        use: Keeps a quote and a run of one order apart.
+
+    Raises:
+        TrainingError: The base or the data cannot be used; nothing is left behind.
+    """
+
+    def __init__(self, request: TrainingRequest, slots: Slots, roots: tuple[Path, ...], *, use: str) -> None:
+        self.request = request
+        self.name = internal_name(use, request.task_id)
+        self.slot: Slot | None = slots.shared(request.base) if request.method == "lora" else None
+        self.base: Base = self.slot.base if self.slot is not None else slots.private(request.base)
+        encoder = Encoder(self.base.tokenizer, stop_ids=self.base.stop_ids, max_tokens=self.base.max_tokens)
+        self.dataset = load_dataset(check_artifact(request.dataset, roots), encoder)
+        self.evaluation: Dataset | None = None
+        if request.evaluation is not None:
+            self.evaluation = load_dataset(check_artifact(request.evaluation, roots), encoder)
+        if self.slot is None:
+            parameters = free_all(self.base)
+        else:
+            parameters = self.slot.host.attach(self.name, request.lora or Lora(), seed=request.seed)
+            self.slot.users.add(self.name)
+        rows = self.dataset.usable
+        self.steps = Steps(self.base.model, parameters, rows, plan_of(request, len(rows)), pad_id=self.base.pad_id)
+
+    def activate(self) -> None:
+        """Make the model compute for this order from now on."""
+        if self.slot is not None:
+            self.slot.host.activate(self.name)
+
+    def close(self) -> None:
+        """Give the memory back; the slot is then as if the order had never been there."""
+        if self.slot is not None:
+            self.slot.host.detach(self.name)
+            self.slot.users.discard(self.name)

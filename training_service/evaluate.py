@@ -1,0 +1,82 @@
+"""Held-out rows: the loss on them, and how often the model's own answer is the expected one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from training_service.data import Dataset, Example
+from training_service.generate import answer_batch
+from training_service.loss import collate, loss_sum
+from training_service.model import Base
+
+BATCH_ROWS = 32
+
+
+@dataclass(slots=True)
+class Score:
+    """What has been found so far."""
+
+    loss_sum: float = 0.0
+    n_targets: int = 0
+    n_answered: int = 0
+    n_right: int = 0
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy over all trained tokens."""
+        return self.loss_sum / max(1, self.n_targets)
+
+    def metrics(self) -> dict[str, float]:
+        """Return what ``Evaluated`` carries; ``exact_match`` is left out where no row asks for an answer."""
+        if not self.n_answered:
+            return {}
+        return {"exact_match": self.n_right / self.n_answered, "rows": float(self.n_answered)}
+
+
+def score_rows(model: PreTrainedModel, base: Base, dataset: Dataset, score: Score) -> Iterator[None]:
+    """Add every usable row of *dataset* to *score*; stops after each batch, so that others get their turn.
+
+    An answer is right when its text is the expected one, apart from blanks around it. Whoever shares the model
+    sees to it that the right adapter is active at each ``next``.
+    """
+    rows = sorted(dataset.usable, key=lambda row: len(row.tokens))
+    for start in range(0, len(rows), BATCH_ROWS):
+        part = rows[start : start + BATCH_ROWS]
+        _score_part(model, base, part, score)
+        yield
+
+
+def _score_part(model: PreTrainedModel, base: Base, part: Sequence[Example], score: Score) -> None:
+    model.eval()
+    with torch.no_grad():
+        batch = collate(part, pad_id=base.pad_id, device=base.device)
+        score.loss_sum += loss_sum(model, batch).item()
+    score.n_targets += sum(row.n_trained for row in part)
+    asked = [cut for cut in (last_answer(row) for row in part) if cut is not None]
+    if not asked:
+        return
+    answers = answer_batch(
+        model,
+        [prompt for prompt, _ in asked],
+        max_tokens=max(len(expected) for _, expected in asked) + 1,
+        stop_ids=base.stop_ids,
+        pad_id=base.pad_id,
+    )
+    score.n_answered += len(asked)
+    for (_, expected), answer in zip(asked, answers, strict=True):
+        score.n_right += _text(base, expected) == _text(base, answer)
+
+
+def last_answer(row: Example) -> tuple[Sequence[int], Sequence[int]] | None:
+    """Return the prompt and the expected tokens of the row's last answer; None where all of it is trained."""
+    end = max(at for at, trained in enumerate(row.trained) if trained) + 1
+    begin = end
+    while begin > 0 and row.trained[begin - 1]:
+        begin -= 1
+    return (row.tokens[:begin], row.tokens[begin:end]) if begin > 1 else None
+
+
+def _text(base: Base, tokens: Sequence[int]) -> str:
+    return str(base.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()

@@ -1,0 +1,88 @@
+"""What a run leaves: an adapter or a full model, as an artifact that PEFT and transformers load as it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from training_service.artifact import ADAPTER_TYPE, MODEL_TYPE, canonical_json, publish, synced_file, verify
+from training_service.bench import Bench
+from training_service.errors import ArtifactDamaged, ExactnessBroken
+from training_service.lora import AdapterHost
+from training_service.model import Base, hash_tensors
+from training_service.request import Artifact, Lora
+from training_service.tensors import read_tensors, write_tensors
+
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _AdapterConfig:
+    r: int
+    lora_alpha: int
+    lora_dropout: float
+    target_modules: tuple[str, ...]
+
+
+_CONFIG = TypeAdapter(_AdapterConfig)
+
+
+def publish_result(artifacts: Path, bench: Bench) -> Artifact:
+    """Put what *bench* has trained on disk and return where.
+
+    Raises:
+        DiskFull: There is no room.
+        ExactnessBroken: A LoRA run changed its base, or the file is not what was trained. Nothing is published.
+    """
+    if bench.slot is None:
+        return publish(artifacts, MODEL_TYPE, lambda folder: _write_model(folder, bench.base))
+    if hash_tensors(bench.base.weights) != bench.base.sha256:
+        raise ExactnessBroken(f"expected base {bench.base.name!r} to stay as it was, its weights have changed")
+    host, name = bench.slot.host, bench.name
+    return publish(artifacts, ADAPTER_TYPE, lambda folder: _write_adapter(folder, host, name))
+
+
+def _write_adapter(folder: Path, host: AdapterHost, name: str) -> None:
+    own = host.parameters(name)
+    write_tensors(folder / ADAPTER_WEIGHTS, own, metadata={"format": "pt"})
+    with synced_file(folder / ADAPTER_CONFIG) as file:
+        file.write(canonical_json(host.config(name)))
+    written = read_tensors(folder / ADAPTER_WEIGHTS)
+    if written.keys() != own.keys() or not all(torch.equal(written[key], own[key].cpu()) for key in own):
+        raise ExactnessBroken("expected the adapter's file to hold exactly its own tensors, got others")
+
+
+def _write_model(folder: Path, base: Base) -> None:
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+
+
+def attach_adapter(host: AdapterHost, name: str, artifact: Artifact) -> None:
+    """Attach the adapter in *artifact* to its base under the internal *name*.
+
+    Raises:
+        ArtifactDamaged: The files are not whole, or not an adapter of this base. Nothing is attached.
+    """
+    folder = verify(artifact)
+    config = read_config(folder)
+    host.attach(name, config, seed=0)
+    try:
+        host.load(name, read_tensors(folder / ADAPTER_WEIGHTS))
+    except ArtifactDamaged:
+        host.detach(name)
+        raise
+
+
+def read_config(folder: Path) -> Lora:
+    """Return how the adapter in *folder* was made.
+
+    Raises:
+        ArtifactDamaged: Its ``adapter_config.json`` says something that this service does not make.
+    """
+    path = folder / ADAPTER_CONFIG
+    try:
+        facts = _CONFIG.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ArtifactDamaged(f"{path}: expected the configuration of a LoRA adapter, got: {error}") from error
+    return Lora(rank=facts.r, alpha=facts.lora_alpha, dropout=facts.lora_dropout, targets=tuple(facts.target_modules))

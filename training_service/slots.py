@@ -1,0 +1,119 @@
+"""Where runs and texts compute: one resident base for each (hash, dtype), and whose turn it is.
+
+LoRA runs and texts share a resident base and take turns at step ends; a full run gets a copy of the weights for
+itself, so that the resident base never changes.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from training_service.lora import AdapterHost
+from training_service.model import Base, load_base, resolve_base
+
+IDLE_BASES = 2
+"""Resident bases that are kept though nothing uses them."""
+
+SERVED_ADAPTERS = 16
+"""Adapters for texts that are kept on one base though nothing uses them."""
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One base in memory with its adapters.
+
+    Attributes:
+        users: Names of the runs and texts on it.
+        served: Internal names of the adapters that are kept for texts, the most recently used last.
+    """
+
+    base: Base
+    host: AdapterHost
+    users: set[str] = field(default_factory=set)
+    served: OrderedDict[str, None] = field(default_factory=OrderedDict)
+
+    def make_room(self, in_use: set[str]) -> None:
+        """Detach served adapters that nobody uses until one more may be kept."""
+        idle = [name for name in self.served if name not in in_use]
+        for name in idle[: max(0, len(self.served) - SERVED_ADAPTERS + 1)]:
+            self.host.detach(name)
+            del self.served[name]
+
+
+class Slots:
+    """All bases in memory."""
+
+    def __init__(self, *, models_dir: Path, allow_hub: bool, roots: Sequence[Path], device: torch.device) -> None:
+        self._models_dir = models_dir
+        self._allow_hub = allow_hub
+        self._roots = tuple(roots)
+        self._device = device
+        self._by_hash: dict[tuple[str, torch.dtype], Slot] = {}
+        self._by_folder: OrderedDict[Path, Slot] = OrderedDict()  # the most recently used last
+
+    def shared(self, name: str) -> Slot:
+        """Return the resident base called *name*, loaded where it is not.
+
+        Two folders with the same weights share one slot.
+
+        Raises:
+            NoSuchBase: It cannot be found or loaded.
+        """
+        folder = self._resolve(name)
+        if folder in self._by_folder:
+            self._by_folder.move_to_end(folder)
+            return self._by_folder[folder]
+        self._evict()
+        base = load_base(folder, name=name, device=self._device)
+        key = (base.sha256, base.model.dtype)
+        slot = self._by_hash.setdefault(key, Slot(base, AdapterHost(base)))
+        self._by_folder[folder] = slot
+        return slot
+
+    def private(self, name: str) -> Base:
+        """Return a copy of the base called *name* that is the caller's to change.
+
+        Raises:
+            NoSuchBase: It cannot be found or loaded.
+        """
+        return load_base(self._resolve(name), name=name, device=self._device)
+
+    def _resolve(self, name: str) -> Path:
+        return resolve_base(name, models_dir=self._models_dir, allow_hub=self._allow_hub, roots=self._roots)
+
+    def _evict(self) -> None:
+        idle = [folder for folder, slot in self._by_folder.items() if not slot.users]
+        for folder in idle[: max(0, len(idle) - IDLE_BASES + 1)]:
+            slot = self._by_folder.pop(folder)
+            if slot not in self._by_folder.values():
+                self._by_hash = {key: one for key, one in self._by_hash.items() if one is not slot}
+
+
+class FairShare:
+    """Whose turn is next: who has had the fewest tokens. Pure.
+
+    A newcomer starts at the level of the least served, so that it neither starves the others nor waits for them.
+    """
+
+    def __init__(self) -> None:
+        self._served: dict[str, int] = {}
+
+    def add(self, name: str) -> None:
+        """Let *name* take part."""
+        self._served.setdefault(name, min(self._served.values(), default=0))
+
+    def remove(self, name: str) -> None:
+        """Let *name* take part no longer."""
+        self._served.pop(name, None)
+
+    def charge(self, name: str, n_tokens: int) -> None:
+        """Note that *name* has had *n_tokens*."""
+        if name in self._served:
+            self._served[name] += n_tokens
+
+    def next(self) -> str | None:
+        """Return whose turn it is, or None where nobody takes part."""
+        return min(self._served, key=lambda name: self._served[name], default=None)
