@@ -13,13 +13,14 @@ from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
 from bus.broker.history import History
 from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.opening import check_opening
 from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
 from bus.broker.turn import check_id, check_turn, is_message
-from bus.ids import ID_BYTES, show_id
+from bus.ids import show_id
 from bus.spec.protocol import Delivery as DeliveryClass
-from bus.wire.record import Kind, Record, fits
+from bus.wire.record import Kind, Record
 
 MAX_CODE, MAX_DETAIL = 100, 4000  # characters kept of why a handler failed
 
@@ -102,7 +103,7 @@ class Admission:
                 Refusal("unknown-protocol", f"expected a protocol number of WELCOME, got {number!r}"),
             )
             return
-        refusal = self._check_opening(digest, conversation_id, bindings, parent)
+        refusal = check_opening(state, digest, conversation_id, bindings, parent)
         if refusal is not None:
             self.refuse(session, n, refusal)
             return
@@ -112,27 +113,6 @@ class Admission:
         conversation = state.conversations.get(conversation_id)
         if conversation is not None and conversation.mailboxes[role].session is None:
             self._dispatch.lease(conversation, conversation.mailboxes[role], session)
-
-    def _check_opening(
-        self, digest: str, conversation_id: bytes, bindings: dict[object, object], parent: Record | None
-    ) -> Refusal | None:
-        protocol = self._state.protocols[digest]
-        if len(conversation_id) != ID_BYTES:
-            return Refusal("malformed", f"expected an id of {ID_BYTES} bytes, got {len(conversation_id)}")
-        roles = {role.name for role in protocol.roles}
-        for role, names in bindings.items():
-            if role not in roles or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                return Refusal("malformed", f"expected bindings of a role to agent names, got {role!r}: {names!r}")
-        if parent is None:
-            return None
-        if not fits(parent, ((bytes,), (int,), (int,), (int,))):
-            return Refusal("malformed", "expected a parent of [conversation, role, fence, position]")
-        caller = self._state.conversations.get(parent[0])
-        if caller is None or caller.outcome is not None or not 0 <= parent[1] < len(caller.mailboxes):
-            return Refusal("ended", "the conversation that calls is over")
-        if caller.mailboxes[parent[1]].fence != parent[2]:
-            return Refusal("lease-lost", "the turn that calls belongs to another lease")
-        return None
 
     def _attach(self, session: Session, n: int, conversation: Conversation, role: int) -> None:
         state = self._state

@@ -273,7 +273,7 @@ class Broker:
         """Back-off is over, or a suspect has outlived its lease and lets the next one through (RULES.md 10)."""
         if suspected_fence and mailbox.session is not None and mailbox.fence == suspected_fence:
             self._dispatch.cleared(mailbox.session.name, mailbox)
-        if mailbox.queued:
+        if mailbox.queued and conversation.conversation_id in self._state.conversations:
             self._dispatch.serve(conversation, mailbox)
 
     def _check_lost(self, name: str) -> None:

@@ -170,10 +170,10 @@ class Dispatch:
             conversation_id, role, type = key = next(iter(session.newest))
             record = session.newest.pop(key)
             conversation = self._state.conversations.get(conversation_id)
-            if conversation is None or conversation.mailboxes[role].session is not session:
+            if conversation is None or conversation.outcome is not None:
                 continue
             mailbox = conversation.mailboxes[role]
-            if (record[9], type) in mailbox.machine.receive[mailbox.at]:
+            if mailbox.session is session and (record[9], type) in mailbox.machine.receive[mailbox.at]:
                 session.lossy_credit -= 1
                 self._state.send(session, record)
 

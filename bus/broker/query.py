@@ -22,6 +22,8 @@ from bus.ids import message_id, show_id
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.wire.record import Kind, Record
 
+_REPLY_BYTES = 1 << 19  # of bodies in one answer; a frame holds twice as much
+
 Id = Annotated[bytes, Field(min_length=16, max_length=16)]
 
 
@@ -197,9 +199,13 @@ class Queries:
         conversation = self._find(query.conversation)
         protocol = conversation.protocol
         entries: list[dict[str, object]] = []
+        n_bytes = 0
         for entry in conversation.transcript:
-            if entry.sequence <= query.after or len(entries) >= query.limit:
+            if entry.sequence <= query.after:
                 continue
+            n_bytes += len(entry.body)
+            if len(entries) >= query.limit or (entries and n_bytes > _REPLY_BYTES):
+                break  # the rest is asked for with another *after*
             is_message = entry.type >= 0
             receivers = conversation.tables.addresses[entry.address] if is_message else ()
             entries.append(
@@ -283,23 +289,13 @@ class Queries:
             raise QueryRefused("not-allowed", text)
         if conversation.protocol.messages[query.type].delivery is DeliveryClass.AT_MOST_ONCE:
             raise QueryRefused("not-allowed", "an at-most-once message is no answer")
-        sent = message_id(query.conversation, mailbox.role, query.position, 0, 0)
+        commit = mailbox.commits if newest is mailbox.oldest() else 0
+        sent = message_id(query.conversation, mailbox.role, query.position, commit, 0)
         sends = [[sent, query.type, query.address, None, query.body]]
+        settles = not mailbox.machine.owes[move.next]  # else the person has more to say, and finds it in the inbox
         conversation.end_lease(mailbox)
-        fence = self._state.new_fence()
-        row: Record = [
-            "commit",
-            query.conversation,
-            mailbox.role,
-            query.by,
-            fence,
-            query.position,
-            0,
-            True,
-            sends,
-            None,
-        ]
-        mailbox.answered = (query.position, query.by)
+        turn = [self._state.new_fence(), query.position, commit, settles]
+        row: Record = ["commit", query.conversation, mailbox.role, query.by, *turn, sends, None]
         self._admission.decide(row, urgent=True)
         return {"sequence": conversation.sequence}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from bus.broker.broker import Broker
 from bus.ids import conversation_id
+from bus.log import EVENTS
 from bus.settings import Settings
 from bus.spec.compile import compile_protocol
 from bus.wire.codec import decode_body, encode_body
@@ -24,6 +25,7 @@ class Peer:
         self.routing_id = f"{name}/{instance}/{desk.n_peers}".encode()
         self.n = 0
         self.inbox: list[Record] = []
+        self.kept: list[Record] = []
 
     def put(self, *records: Record) -> None:
         """Hand records to the broker as one frame."""
@@ -45,6 +47,26 @@ class Peer:
         found = [record for record in self.inbox if record[0] == kind]
         self.inbox = [record for record in self.inbox if record[0] != kind]
         return found
+
+    def die(self) -> None:
+        """Fall silent: the process was killed."""
+        del self.desk.peers[self.routing_id]
+
+    def bye(self) -> None:
+        self.put([Kind.BYE])
+        self.die()
+
+    def reads(self) -> list[str]:
+        """Take every delivery and return what they are: message types, notices in brackets."""
+        return [self.desk.name_of(delivery) for delivery in self.take(Kind.DELIVER)]
+
+    def notices(self, kind: str) -> list[Any]:
+        """Take every NOTICE and return the facts of those of *kind*."""
+        return [detail for _, one, detail in self.take(Kind.NOTICE) if one == kind]
+
+    def refusals(self) -> list[str]:
+        """Take every REFUSED and return the codes."""
+        return [record[2] for record in self.take(Kind.REFUSED)]
 
     def take_one(self, kind: Kind) -> Record:
         found = self.take(kind)
@@ -69,13 +91,15 @@ class Desk:
         self.peers: dict[bytes, Peer] = {}
         self.broker = Broker(settings=self.settings, term=1, rng_seed=b"test")
 
-    def peer(self, name: str, *, plays: list[str] | None = None, instance: int = 0, credit: int = 100) -> Peer:
-        """Return a registered peer; WELCOME is taken already."""
+    def peer(
+        self, name: str, *, plays: list[str] | None = None, instance: int = 0, credit: int = 100, held: Any = ()
+    ) -> Peer:
+        """Return a registered peer; WELCOME is taken already, ``kept`` is what it said."""
         self.n_peers += 1
         peer = Peer(self, name, instance)
         self.peers[peer.routing_id] = peer
-        peer.hello(plays=plays, source=self.source, credit=credit)
-        peer.take_one(Kind.WELCOME)
+        peer.hello(plays=plays, source=self.source, credit=credit, held=held)
+        peer.kept = peer.take_one(Kind.WELCOME)[4]
         return peer
 
     def turn(self) -> None:
@@ -163,14 +187,34 @@ class Desk:
         peer.put([Kind.HANDLED, n, delivery[1], delivery[3], delivery[4], delivery[5]])
         return n
 
+    def lease_of(self, delivery: Record) -> Record:
+        """Return *delivery* as HELLO's *held* names it."""
+        return [delivery[1], delivery[3], delivery[4], delivery[5], delivery[15]]
+
     def nack(self, peer: Peer, delivery: Record, *, final: bool = False) -> None:
         peer.put([Kind.NACK, peer.number(), delivery[1], delivery[3], delivery[4], delivery[5], "error", "no", final])
 
-    def query(self, peer: Peer, name: str, **arguments: Any) -> Any:
+    def query(self, peer: Peer, name: str, /, **arguments: Any) -> Any:
         peer.put([Kind.QUERY, 1, name, arguments])
         _, _, ok, data = peer.take_one(Kind.REPLY)
         assert ok, data
         return data
+
+    def refused_query(self, peer: Peer, name: str, /, **arguments: Any) -> Any:
+        """Return what a query that must be refused is told."""
+        peer.put([Kind.QUERY, 1, name, arguments])
+        _, _, ok, data = peer.take_one(Kind.REPLY)
+        assert not ok, data
+        return data
+
+    def outcome(self, peer: Peer, conversation: bytes) -> str | None:
+        found = [one for one in self.query(peer, "conversations") if one["conversation"] == conversation]
+        return found[0]["outcome"]  # type: ignore[no-any-return]  # replies are plain values
+
+    def logged(self, event: str) -> int:
+        """Return how often the broker wrote *event*, which must be one of ours."""
+        assert event in EVENTS
+        return sum(one == event for _, one, _ in self.broker.log)
 
     def transcript(self, peer: Peer, conversation: bytes) -> list[str]:
         entries = self.query(peer, "transcript", conversation=conversation)
