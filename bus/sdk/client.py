@@ -127,7 +127,10 @@ class Client:
 
     async def transcript(self, conversation_id: bytes, *, after: int = 0) -> list[dict[str, Any]]:
         """Return the journaled messages and bus events of a conversation with sequence > *after*."""
-        entries: list[dict[str, Any]] = await self.query("transcript", conversation=conversation_id, after=after)
+        entries: list[dict[str, Any]] = []
+        while page := await self.query("transcript", conversation=conversation_id, after=after):
+            entries += page
+            after = page[-1]["sequence"]
         return entries
 
     async def inbox(self, role: str | None = None) -> list[dict[str, Any]]:

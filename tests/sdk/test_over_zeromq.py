@@ -1,10 +1,10 @@
 """Agents, clients and the broker as processes over a real socket."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from bus.errors import BrokerUnavailable
 from bus.sdk.client import Client
 from bus.spec.compile import load_protocol
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 echo = load_protocol("echo")
 PROGRAM = Path(__file__).parent / "echo_program.py"
@@ -38,7 +38,7 @@ class Processes:
 
     def client(self, name: str = "script") -> Client:
         """Return a client that waits for the broker as long as a test may."""
-        return Client(self.address, name, timeout=9)
+        return Client(self.address, name, timeout=30)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def test_terminated_agent_leaves_cleanly(processes: Processes) -> None:
     async with processes.client() as client, client.open(echo) as conversation:
         await conversation.request(echo.Say(text="a"))
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(5) == 0
+        assert agent.wait(30) == 0
         while len((await client.status())["agents"]) > 1:
             pass
 
@@ -147,11 +147,13 @@ def test_public_names_are_few_and_load_no_torch() -> None:
 
 def test_import_is_cheap() -> None:
     def best(code: str) -> float:
+        """Return seconds of processor time: a busy machine does not count."""
         seconds = []
         for _ in range(3):
-            started_at = time.perf_counter()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             run_python(code)
-            seconds.append(time.perf_counter() - started_at)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
         return min(seconds)
 
     assert best("import bus") - best("pass") <= 0.2
