@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 
 from bus.cli.demo_scenes import TARGET, OneChat, OneChatScene, Story, StoryScene
-from bus.cli.demo_view import DemoView
+from bus.cli.demo_view import DemoView, shorten
 from bus.errors import FleetError, PalaverError
 from bus.fleet.file import BROKER, Fleet, load_fleet, override_programs
 from bus.fleet.project import CHECKOUT, SHIPPED, Project, find_project
@@ -46,7 +46,7 @@ TOPICS = (
 LORA_STEPS, TINY_RATE, REAL_RATE = 200, 1e-3, 2e-4
 """Tiny: 0.95 to 0.98 of 150 held-out rows, measured with seeds 1, 3 and 4. Real: the usual rate of LoRA."""
 
-CHAT_STEPS, TINY_CHAT_RATE, REAL_CHAT_RATE = 60, 1e-3, 3e-5
+CHAT_STEPS, TINY_CHAT_RATE, REAL_CHAT_RATE = 20, 1e-3, 3e-5
 WORST_BEFORE, BEST_AFTER = 0.5, 0.9  # of held-out digests filed right: what counts as having learned
 
 
@@ -151,7 +151,7 @@ def judge(story: Story, chat: OneChat) -> dict[str, bool]:
         and after is not None
         and before <= WORST_BEFORE
         and after >= BEST_AFTER,
-        f"the answer was {chat.answer_before!r} and is {chat.answer_after!r}": chat.answer_before != TARGET
+        f"the answer was {shorten(chat.answer_before, 30)!r} and is {chat.answer_after!r}": chat.answer_before != TARGET
         and chat.answer_after == TARGET,
     }
 

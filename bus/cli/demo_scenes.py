@@ -19,7 +19,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from bus.cli.demo_view import DemoView, Speech
+from bus.cli.demo_view import DemoView, Speech, shorten
 from bus.errors import FleetError, Refused
 from bus.ids import new_id
 from bus.sdk.client import Client
@@ -170,6 +170,8 @@ class StoryScene:
             return
         if speech.type == "Quote":
             self._n_steps = speech.facts["steps"]
+        elif speech.type == "TrainRequest":
+            self._view.say("the correction joins the archive, and the writer delegates a run over all of it:")
         if speech.type == "Trained":
             self._view.end_progress()
         self._view.speech(speech, indent=4)
@@ -218,7 +220,7 @@ def note_story(story: Story, speech: Speech) -> None:
 def note_run(story: Story, speech: Speech) -> None:
     """Keep of one message of the delegated run what the verdicts need."""
     facts = speech.facts
-    if speech.type in ("Checkpoint", "Trained"):
+    if speech.type == "Checkpoint":
         story.losses.append(facts["metrics"]["loss"])
     if speech.type == "Evaluated" and "exact_match" in facts["metrics"]:
         story.exact_match.append(facts["metrics"]["exact_match"])
@@ -241,7 +243,7 @@ class OneChatScene:
         view = self._view
         view.say(f"user: {QUESTION}")
         facts.answer_before = await self._ask(base, seed)
-        view.say(f"before: {ANSWER_BEGINS} {facts.answer_before}")
+        view.say(f"before: {ANSWER_BEGINS} … {shorten(facts.answer_before, 60)}")
         chat = [
             {"role": "user", "content": QUESTION},
             {"role": "assistant", "content": f"{ANSWER_BEGINS} {TARGET}"},
@@ -263,7 +265,7 @@ class OneChatScene:
         model = await self._train(request, facts)
         if model is not None:
             facts.answer_after = await self._ask(model, seed)
-            view.say(f"after: {ANSWER_BEGINS} {facts.answer_after}")
+            view.say(f"after: {ANSWER_BEGINS} … {shorten(facts.answer_after, 60)}")
         return facts
 
     async def _train(self, request: BaseModel, facts: OneChat) -> str | None:
@@ -287,6 +289,7 @@ class OneChatScene:
                     model = unquote(urlparse(said.artifact.uri).path)
             facts.outcome = run.outcome or ""
         view.end_progress()
+        view.say("loss by step: " + ", ".join(f"{loss:.3g}" for loss in facts.losses))
         return model
 
     async def _ask(self, base: str, seed: int) -> str:
