@@ -141,6 +141,11 @@ class ZmqBrokerTransport:
             self._path.unlink(missing_ok=True)
 
 
+def process_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """Return the one context of this process, made when it is first asked for."""
+    return zmq.Context.instance()
+
+
 class ZmqPeer:
     """A peer's side: a DEALER on the running asyncio loop, without a task or a future for each frame.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from bus.engine import zeromq
 from bus.engine.security import check_address
+from bus.engine.zeromq import HeartbeatThread, ZmqPeer, process_context
 
 
 class BusConnector:
@@ -19,16 +19,13 @@ class BusConnector:
     def __init__(self, address: str) -> None:
         check_address(address)
         self.address = address
-        # ZeroMQ's threads belong to the process that made them: one context for each, never forked.
-        self._context = zeromq.zmq.Context.instance()  # type: ignore[attr-defined]  # zmq's one door
+        self._context = process_context()
 
-    def connect(self, on_frame: Callable[[bytes], None]) -> zeromq.ZmqPeer:
+    def connect(self, on_frame: Callable[[bytes], None]) -> ZmqPeer:
         """Open a connection whose frames come to *on_frame* on the running loop."""
-        return zeromq.ZmqPeer(self.address, on_frame, context=self._context)
+        return ZmqPeer(self.address, on_frame, context=self._context)
 
-    def beat(
-        self, token: bytes, interval: float, lease: float, on_silence: Callable[[], None]
-    ) -> zeromq.HeartbeatThread:
+    def beat(self, token: bytes, interval: float, lease: float, on_silence: Callable[[], None]) -> HeartbeatThread:
         """Prove life in a thread of its own; *on_silence* is called on the running loop."""
         loop = asyncio.get_running_loop()
 
@@ -36,6 +33,6 @@ class BusConnector:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(on_silence)
 
-        return zeromq.HeartbeatThread(
+        return HeartbeatThread(
             self.address, token, interval=interval, lease=lease, on_silence=tell, context=self._context
         )
