@@ -252,6 +252,9 @@ class Admission:
         delivery = self._held_delivery(session, mailbox, fence, position)
         if delivery is None or commit != mailbox.commits * (delivery is mailbox.leased[0]):
             self.refuse(session, n, lease_lost(mailbox, fence))
+            if delivery is not None:  # an earlier commit was lost with the journal's tail: once more from the last one
+                conversation.end_lease(mailbox)
+                self._dispatch.serve_touched(conversation)
             return
         if sends and delivery.epoch < mailbox.epoch:
             # The bus moved on behind this delivery (a loop's `max`): what it says no longer counts, no blame.
@@ -271,18 +274,8 @@ class Admission:
         messages = conversation.protocol.messages
         urgent = any(messages[send[1]].delivery is DeliveryClass.DURABLE for send in sends)
         kept = [[send[0], send[1], send[2], send[4], send[5]] for send in sends]
-        row: Record = [
-            "commit",
-            conversation_id,
-            role,
-            session.name,
-            fence,
-            position,
-            commit,
-            settles,
-            kept,
-            saved,
-        ]
+        turn = [fence, position, commit, settles]
+        row: Record = ["commit", conversation_id, role, session.name, *turn, kept, saved]
         self.decide(row, session=session, n=n, urgent=urgent or saved is not None)
 
     def _is_repeated(self, mailbox: Mailbox, fence: int, position: int, commit: int) -> bool:
