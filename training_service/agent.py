@@ -2,7 +2,7 @@
 
 Long work commits as it goes. A handler that is begun again, here or in another instance, attaches to its run,
 which goes on from its last checkpoint, and tells the client nothing twice. Knows the bus and the worker;
-nothing here loads a model.
+nothing here loads a model. The child logs what becomes of each run.
 
 Settings: ``models``, the folder of base models (``.palaver/models``); ``state``, the folder of runs,
 artifacts and adapters (``.palaver/training``); ``roots``, folders that datasets and base models may lie
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID
 
-import structlog
 from pydantic import BaseModel
 
 from bus import Agent, Conversation, Ended, load_protocol
@@ -46,7 +45,6 @@ TEXT_REFUSALS = {
 
 Body: TypeAlias = Any  # classes that are made from a spec at run time: no type checker knows their fields
 
-log = structlog.get_logger()
 training = load_protocol("training")
 generation = load_protocol("generation")
 agent = Agent(plays=[training.role("trainer"), generation.role("generator")])
@@ -112,12 +110,9 @@ async def quote(order: Body, conversation: Conversation) -> BaseModel:
         request = parse_request(order.model_dump(by_alias=True))
         answer = await service.worker.prepare(request)
     except TrainingError as error:
-        log.warning("task.refused", task_id=str(task_id), code=error.code, reason=str(error))
         return training.Refused(task_id=task_id, code=RUN_REFUSALS.get(error.code, "busy"), detail=str(error))
     if not isinstance(answer, Prepared):
-        log.warning("task.refused", task_id=str(task_id), code=answer.code, reason=answer.detail)
         return training.Refused(task_id=task_id, code=RUN_REFUSALS.get(answer.code, "busy"), detail=answer.detail)
-    log.info("task.accepted", task_id=str(task_id), steps=answer.quote.steps, seconds=answer.quote.seconds)
     return quote_message(task_id, answer)
 
 
@@ -145,12 +140,6 @@ async def run(order: Body, conversation: Conversation) -> None:
         await conversation.send(message)
         if not isinstance(event, Progress):
             await conversation.commit()
-        if isinstance(event, Started):
-            log.info("run.started", task_id=str(task_id), resumed_from_step=event.resumed_from_step)
-        elif isinstance(event, Trained):
-            log.info("run.finished", task_id=str(task_id), adapter=event.adapter, seconds=event.seconds)
-        elif isinstance(event, Failed):
-            log.error("run.failed", task_id=str(task_id), code=event.code, reason=event.detail)
 
 
 @agent.on(training.Decline)
@@ -186,10 +175,8 @@ async def _cancel(task_id: str) -> Artifact | None:
     """Cancel the run if there is one to cancel, and return its last checkpoint."""
     try:
         canceled = await service.worker.cancel(task_id)
-    except TrainingError as error:  # refused at the quote, or trained while the order was on its way
-        log.info("run.canceled", task_id=task_id, reason=str(error))
+    except TrainingError:  # refused at the quote, or trained while the order was on its way
         return None
-    log.info("run.canceled", task_id=task_id)
     return canceled.last_checkpoint
 
 
@@ -226,7 +213,6 @@ async def generate(order: Body, conversation: Conversation) -> AsyncIterator[Bas
     except TrainingError as error:
         if generation.Refused not in conversation.allowed():
             raise  # in the middle of the answer: the bus delivers the request again
-        log.warning("task.refused", request_id=str(request_id), code=error.code, reason=str(error))
         yield generation.Refused(
             request_id=request_id, code=TEXT_REFUSALS.get(error.code, "internal"), detail=str(error)
         )
