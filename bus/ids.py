@@ -17,12 +17,12 @@ def new_id() -> bytes:
 
 def derive_id(*parts: str | bytes | int) -> bytes:
     """Return the identifier that these *parts*, in this order, always give."""
-    digest = blake2b(digest_size=ID_BYTES)
+    pieces = []
     for part in parts:
         data = part if isinstance(part, bytes) else str(part).encode()
-        digest.update(len(data).to_bytes(4, "big"))
-        digest.update(data)
-    return digest.digest()
+        pieces.append(len(data).to_bytes(4, "big"))
+        pieces.append(data)
+    return blake2b(b"".join(pieces), digest_size=ID_BYTES).digest()
 
 
 def conversation_id(opener: str, protocol: str, request_id: str) -> bytes:
