@@ -1,0 +1,122 @@
+"""A tiny base, toy data and one worker: what the training tests share."""
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from uuid import UUID, uuid5
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is loaded: tests run beside others
+
+import pytest
+import torch
+import transformers
+
+from training_service.adapters import Registry
+from training_service.data import Dataset, Encoder, load_dataset
+from training_service.model import Base, load_base
+from training_service.request import Artifact, TrainingRequest, parse_request
+from training_service.run import Places
+from training_service.slots import Slots
+from training_service.tiny import make_tiny_gemma
+
+CPU = torch.device("cpu")
+COLORS = {"apple": "red", "grass": "green", "sky": "blue", "snow": "white"}
+SPACE = UUID("5b0c1f0e-4b7c-4a55-9d0f-0f6f3a6a3a11")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def two_threads() -> None:
+    """Exactness holds for one thread count."""
+    torch.set_num_threads(2)
+    transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def tiny(models_dir: Path) -> Path:
+    """The folder of the smallest Gemma that still learns colors."""
+    words = [f"What color has the {thing}? {color}" for thing, color in COLORS.items()]
+    return make_tiny_gemma(models_dir, seed=0, corpus=words * 4, hidden=32, layers=2, heads=2, vocabulary=400)
+
+
+@pytest.fixture
+def base(tiny: Path) -> Base:
+    return load_base(tiny, name="tiny", device=CPU)
+
+
+@pytest.fixture
+def encoder(base: Base) -> Encoder:
+    return Encoder(base.tokenizer, stop_ids=base.stop_ids, max_tokens=base.max_tokens)
+
+
+def color_rows(n_rows: int = 24, seed: int = 0) -> list[dict[str, object]]:
+    source = random.Random(seed)
+    rows: list[dict[str, object]] = []
+    for index in range(n_rows):
+        thing = source.choice(sorted(COLORS))
+        question = f"What color has the {thing}?" + " Please." * (index % 3)
+        answer = COLORS[thing] + (" indeed" if index % 4 == 0 else "")
+        rows.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def data_file(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "colors.jsonl", color_rows())
+
+
+@pytest.fixture
+def dataset(data_file: Path, encoder: Encoder) -> Dataset:
+    return load_dataset(data_file, encoder)
+
+
+@pytest.fixture
+def slots(models_dir: Path, tmp_path: Path) -> Slots:
+    return Slots(models_dir=models_dir, allow_hub=False, roots=(tmp_path,), device=CPU)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    state = tmp_path / "state"
+    return Places(state / "runs", state / "artifacts", Registry(state / "adapters"), (tmp_path, state))
+
+
+NewRequest = Callable[..., TrainingRequest]
+
+
+@pytest.fixture
+def new_request(tiny: Path, data_file: Path) -> NewRequest:
+    """Return a maker of small orders; each *name* is a task of its own."""
+
+    def make(name: str = "one", **changes: object) -> TrainingRequest:
+        body: dict[str, object] = {
+            "task_id": str(uuid5(SPACE, name)),
+            "base": str(tiny),
+            "method": "lora",
+            "dataset": Artifact.from_file(data_file).model_dump(),
+            "max_steps": 6,
+            "batch_rows": 4,
+            "learning_rate": 1e-2,
+        }
+        return parse_request(body | changes)
+
+    return make
+
+
+@pytest.fixture
+def kept_randomness() -> Iterator[None]:
+    """Leave torch's random state as it was."""
+    state = torch.get_rng_state()
+    yield
+    torch.set_rng_state(state)
