@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-LIMIT = 30.0
+LIMIT = 60.0
 PALAVER = [sys.executable, "-m", "bus.cli"]
 SPEC = """\
 language: 1
