@@ -135,7 +135,7 @@ def test_up_registers_all_and_ctrl_c_leaves_nothing(project):
     assert len(set(pids.values())) == 4
     assert re.search(rf"second\.1 +echo\.echo +{pids['second.1']}", status.stdout)
     assert "fleet.stopped" in rest
-    assert not [line for line in rest.splitlines() if line.startswith("fleet | Traceback")]
+    assert "Traceback" not in rest
     wait_gone(pids.values())
     assert not (project / ".palaver" / "fleet.json").exists()
     assert not (project / ".palaver" / "broker.json").exists()
