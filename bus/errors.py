@@ -20,7 +20,8 @@
     ├── Failure                  raised by a handler: the agent cannot go on, and says so on the bus
     ├── ConversationEnded        the conversation is over; carries the outcome
     ├── BrokerUnavailable        no broker answers
-    ├── BrokerRunning            another broker owns the state folder
+    ├── BrokerRunning            another broker owns the state folder, or listens at the address
+    ├── AddressRefused           the bus may not be at that address
     ├── JournalFailed            the journal could not be written; the broker stops
     ├── ProgramError             a program cannot be loaded or launched
     └── FleetError               a fleet cannot be started
@@ -188,9 +189,15 @@ class BrokerUnavailable(PalaverError):
 
 
 class BrokerRunning(PalaverError):
-    """Raised when another broker owns the state folder."""
+    """Raised when another broker owns the state folder, or listens at the address."""
 
     code = "broker-running"
+
+
+class AddressRefused(PalaverError):
+    """Raised when an address is not one that the bus may use; the text says which are."""
+
+    code = "address"
 
 
 class JournalFailed(PalaverError):

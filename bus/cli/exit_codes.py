@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 
-from bus.engine.security import AddressRefused
 from bus.errors import (
+    AddressRefused,
     BrokerRunning,
     BrokerUnavailable,
     JournalFailed,

@@ -3,15 +3,9 @@
 import ipaddress
 import os
 
-from bus.errors import PalaverError
+from bus.errors import AddressRefused
 
 MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path less its closing zero (unix(7))
-
-
-class AddressRefused(PalaverError):
-    """Raised when an address is not one that the bus may use; the text says which are."""
-
-    code = "address"
 
 
 def check_address(address: str) -> None:

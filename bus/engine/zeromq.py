@@ -20,8 +20,8 @@ from pathlib import Path
 
 import zmq
 
-from bus.engine.security import AddressRefused, check_address
-from bus.errors import BrokerRunning
+from bus.engine.security import check_address
+from bus.errors import AddressRefused, BrokerRunning
 from bus.wire.codec import MAX_DELIVERY_FRAME_BYTES, MAX_FRAME_BYTES, encode_frame
 from bus.wire.record import Kind
 

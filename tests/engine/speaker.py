@@ -20,7 +20,7 @@ version: 1.0.0
 defaults: {delivery: durable}
 roles:
   source: {}
-  sink: {}
+  sink: {human: true}
 messages:
   Drop: {window: 100000, fields: {number: int, ballast: bytes}}
   Last: {}

@@ -136,7 +136,7 @@ def test_an_answer_that_no_frame_can_carry_is_an_error_of_its_query_alone(bench:
         bench.tap.drop(number, bytes(500_000))
     bench.settle()
 
-    bench.tap.query("transcript", conversation=bench.tap.conversation)
+    bench.tap.query("inbox")
     bench.tap.query("status")
     bench.settle()
 

@@ -1,6 +1,7 @@
 import pytest
 
-from bus.engine.security import MAX_SOCKET_PATH_BYTES, AddressRefused, check_address
+from bus.engine.security import MAX_SOCKET_PATH_BYTES, check_address
+from bus.errors import AddressRefused
 
 
 @pytest.mark.parametrize(

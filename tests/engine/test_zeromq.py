@@ -9,9 +9,8 @@ import pytest
 import zmq
 from speaker import PATIENCE
 
-from bus.engine.security import AddressRefused
 from bus.engine.zeromq import HeartbeatThread, Wake, ZmqBrokerTransport, ZmqPeer
-from bus.errors import BrokerRunning
+from bus.errors import AddressRefused, BrokerRunning
 from bus.wire.codec import encode_frame
 from bus.wire.record import Kind
 
