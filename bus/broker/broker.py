@@ -32,12 +32,11 @@ class Broker:
     Args:
         settings: The numbers of the bus.
         term: Number of this ownership of the state folder, greater than any before.
-        bus_time: Seconds of broker uptime so far; every ``now`` continues it.
         rng_seed: Bytes that nobody else knows; session tokens derive from them.
     """
 
-    def __init__(self, *, settings: Settings, term: int, bus_time: float = 0.0, rng_seed: bytes) -> None:
-        self._state = BrokerState(settings=settings, term=term, ledger=Ledger(window=settings.window), now=bus_time)
+    def __init__(self, *, settings: Settings, term: int, rng_seed: bytes) -> None:
+        self._state = BrokerState(settings=settings, term=term, ledger=Ledger(window=settings.window))
         self._history = History(self._state)
         self._dispatch = Dispatch(self._state)
         self._admission = Admission(self._state, self._history, self._dispatch)
@@ -54,7 +53,10 @@ class Broker:
     # -- events ---------------------------------------------------------------------------------------
 
     def replay(self, rows: list[Record], bus_time: float) -> None:
-        """Apply journaled rows, in order, before anything else is handed in."""
+        """Apply journaled rows, in order and at the bus time of each, before anything else is handed in.
+
+        Every ``now`` that follows continues the last of these times (RULES.md 18).
+        """
         self._state.now = max(self._state.now, bus_time)
         for row in rows:
             self._history.apply(row)

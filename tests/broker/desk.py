@@ -137,7 +137,7 @@ class Desk:
         self.term += 1
         self.peers.clear()
         bus_time = self.disk[-1][0] if self.disk else 0.0
-        self.broker = Broker(settings=self.settings, term=self.term, bus_time=bus_time, rng_seed=b"test")
+        self.broker = Broker(settings=self.settings, term=self.term, rng_seed=b"test")
         for at, rows in self.disk:
             self.broker.replay(rows, at)
         self.now = bus_time
