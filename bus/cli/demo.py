@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -25,7 +26,7 @@ from bus.cli.demo_view import DemoView, shorten
 from bus.errors import FleetError, PalaverError
 from bus.fleet.file import BROKER, Fleet, load_fleet, override_programs
 from bus.fleet.project import CHECKOUT, SHIPPED, Project, find_project
-from bus.fleet.record import read_record
+from bus.fleet.record import is_running, read_record
 from bus.fleet.supervisor import Supervisor
 from bus.log import configure_logging
 from bus.sdk.client import Client
@@ -95,8 +96,8 @@ def demo(
         models=project.state_folder / "models",
     )
     try:
-        facts = asyncio.run(_play(options, DemoView(console)))
-    except (KeyboardInterrupt, EOFError):
+        facts = asyncio.run(_play_unless_told(options, DemoView(console)))
+    except (KeyboardInterrupt, asyncio.CancelledError, EOFError):
         console.print("\nstopped")
         raise typer.Exit(130) from None
     if report is not None:
@@ -104,6 +105,17 @@ def demo(
         console.print(f"  report: {report}", highlight=False)
     if not all(facts["verdicts"].values()):
         raise typer.Exit(1)
+
+
+async def _play_unless_told(options: DemoOptions, view: DemoView) -> dict[str, Any]:
+    """Play the demo; SIGTERM ends it in order, as Ctrl-C does."""
+    playing = asyncio.ensure_future(_play(options, view))
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, playing.cancel)
+    try:
+        return await playing
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def _play(options: DemoOptions, view: DemoView) -> dict[str, Any]:
@@ -118,11 +130,13 @@ async def _play(options: DemoOptions, view: DemoView) -> dict[str, Any]:
         who = "a scripted editor" if options.scripted else "you"
         view.say(f"documents: {options.docs}; the editor is {who}; the writer's model is {options.base}")
         async with Client(address, name="desk") as client:
+            one_chat = OneChatScene(client, view, load_protocol("training"), load_protocol("generation"))
+            await one_chat.check(options.base)
             view.scene("One story, and what the editor teaches the writer")
             scene = StoryScene(client, view, load_protocol("newsroom"), None if options.scripted else tuple(SECTIONS))
             story = await scene.play(TOPICS[options.seed % len(TOPICS)])
             view.scene("One chat, learned with every parameter of the model")
-            chat = await OneChatScene(client, view, load_protocol("training"), load_protocol("generation")).play(
+            chat = await one_chat.play(
                 options.desk,
                 base=options.base,
                 seed=options.seed,
@@ -185,7 +199,13 @@ def report_facts(
 
 
 def prepare_desk(options: DemoOptions) -> None:
-    """Empty the demo's project and write this seed's labelled digests."""
+    """Empty the demo's project and write this seed's labelled digests.
+
+    Raises:
+        FleetError: Another demo runs in it.
+    """
+    if is_running(Project(options.root)):
+        raise FleetError(f"{options.root}: expected no running demo, got one: wait for it or stop it")
     shutil.rmtree(options.root, ignore_errors=True)
     options.desk.mkdir(parents=True)
     write_archive(options.desk, options.seed)

@@ -237,6 +237,14 @@ class OneChatScene:
         self._training = training
         self._generation = generation
 
+    async def check(self, base: str) -> None:
+        """Have *base* loaded before anything depends on it.
+
+        Raises:
+            FleetError: The trainer refuses it; the text says what was tried.
+        """
+        await self._ask(base, 0, max_tokens=1)
+
     async def play(self, folder: Path, *, base: str, seed: int, max_steps: int, learning_rate: float) -> OneChat:
         """Ask, train on the one right answer with every parameter free, and ask again."""
         facts = OneChat()
@@ -292,7 +300,7 @@ class OneChatScene:
         view.say("loss by step: " + ", ".join(f"{loss:.3g}" for loss in facts.losses))
         return model
 
-    async def _ask(self, base: str, seed: int) -> str:
+    async def _ask(self, base: str, seed: int, *, max_tokens: int = 32) -> str:
         """Return how *base* goes on with the answer that has begun."""
         generation = self._generation
         turns = [
@@ -301,7 +309,7 @@ class OneChatScene:
         ]
         request_id = UUID(bytes=new_id())
         request = generation.Generate(
-            request_id=request_id, base=base, messages=turns, max_tokens=32, temperature=0.0, seed=seed
+            request_id=request_id, base=base, messages=turns, max_tokens=max_tokens, temperature=0.0, seed=seed
         )
         async with self._client.open(generation) as conversation:
             await conversation.send(request)
@@ -309,7 +317,9 @@ class OneChatScene:
             async for message in conversation:
                 last = message
         if conversation.outcome != "generated":
-            raise FleetError(f"the trainer did not answer: {conversation.outcome}: {getattr(last, 'detail', '')}")
+            raise FleetError(
+                f"the trainer {conversation.outcome} the model: {getattr(last, 'detail', 'no reason given')}"
+            )
         return " ".join(str(last.text).split())
 
     def _artifact(self, path: Path) -> BaseModel:

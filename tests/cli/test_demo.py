@@ -32,6 +32,16 @@ def test_the_demo_holds_its_claims_and_leaves_nothing_running(tmp_path: Path) ->
     assert not [pid for pid in pids if is_running(pid)]
 
 
+def test_missing_documents_are_refused_by_name_before_anything_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bus.cli", "demo", "--yes", "--docs", "no-library"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+
+    assert done.returncode != 0
+    assert "no-library" in done.stderr
+    assert "Brief" not in done.stdout
+
+
 def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)

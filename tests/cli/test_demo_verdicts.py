@@ -8,6 +8,9 @@ import pytest
 from bus.cli.demo import TOPICS, DemoOptions, demo_fleet, judge, prepare_desk
 from bus.cli.demo_scenes import TARGET, OneChat, Story, note_run, note_story
 from bus.cli.demo_view import Speech
+from bus.errors import FleetError
+from bus.fleet.project import Project
+from bus.fleet.record import FleetLock
 
 GOOD = Story(
     topic=TOPICS[0],
@@ -84,6 +87,20 @@ def test_the_demos_fleet_has_the_shipped_agents_and_a_desk_of_its_own(tmp_path: 
     assert [name for name, _, _ in fleet.processes()] == ["researcher", "summarizer", "writer", "editor", "trainer"]
     assert settings["writer"]["digests"] == settings["editor"]["digests"] == str(options.desk / "sections.train.jsonl")
     assert settings["trainer"]["models"] == str(tmp_path / "models")
+
+
+def test_a_demo_does_not_sweep_another_away(tmp_path: Path) -> None:
+    options = DemoOptions(
+        scripted=True, seed=3, base="tiny-gemma3", docs=tmp_path, root=tmp_path / "demo", models=tmp_path / "models"
+    )
+    prepare_desk(options)
+    project = Project(options.root)
+    project.prepare()
+
+    with FleetLock(project), pytest.raises(FleetError, match="running demo"):
+        prepare_desk(options)
+
+    assert options.desk.exists()
 
 
 def test_without_a_script_the_editor_is_a_person_and_no_process(tmp_path: Path) -> None:
