@@ -197,6 +197,10 @@ class Steps:
         if wanted != tensors.keys():
             odd = sorted(wanted ^ tensors.keys())[:3]
             raise ArtifactDamaged(f"expected the {len(wanted)} tensors of this run's checkpoint, got others: {odd}")
+        for name, parameter in self.parameters.items():
+            got = tensors[f"weight/{name}"].shape
+            if got != parameter.shape:
+                raise ArtifactDamaged(f"{name}: expected shape {list(parameter.shape)}, got {list(got)}")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"weight/{name}"])
