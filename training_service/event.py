@@ -180,7 +180,7 @@ class GenerateRequest:
     """One text to write.
 
     Attributes:
-        request_id: Names the work on the pipe; unique among those in flight.
+        request_id: Comes back in every report of this text.
         base: As in a training request; may be the folder of a full model that a run made.
         adapter: ``name`` or ``name@version`` of the registry, or None for the base alone.
         messages: The chat so far, ``{"role": …, "content": …}``. Where the last turn is the assistant's, it is

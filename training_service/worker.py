@@ -11,7 +11,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -119,7 +119,7 @@ class Worker:
         self._threads = threads
         self.adapters = Registry(state_dir / "adapters")
         self._calls: dict[int, _Call] = {}
-        self._n_calls = 0
+        self._n_calls = self._n_texts = 0
         self._followers: dict[str, set[_Reports]] = {}
         self._texts: dict[str, _Reports] = {}
         self._child: asyncio.subprocess.Process | None = None
@@ -226,12 +226,13 @@ class Worker:
         Raises:
             TrainingError: Its code says why: no-such-base, no-such-adapter, bad-request, no-memory, lost.
         """
-        if request.request_id in self._texts:
-            raise TrainingError(f"expected a new request id, got {request.request_id!r}: it is being written")
-        reports = self._texts[request.request_id] = _Reports()
+        self._n_texts += 1
+        # A name of its own on the pipe: what is still on its way for an abandoned text reaches no later one.
+        written = replace(request, request_id=f"{self._n_texts}:{request.request_id}")
+        reports = self._texts[written.request_id] = _Reports()
         finished = False
         try:
-            await self._call({"command": "generate", "request": generate_to_json(request)})
+            await self._call({"command": "generate", "request": generate_to_json(written)})
             while not finished:
                 report = await reports.get()
                 if isinstance(report, GenerateFailed):
@@ -239,11 +240,11 @@ class Worker:
                     raise error_from_code(report.code, report.detail)
                 assert isinstance(report, Piece | Generated)
                 finished = isinstance(report, Generated)
-                yield report
+                yield replace(report, request_id=request.request_id)
         finally:
-            del self._texts[request.request_id]
+            del self._texts[written.request_id]
             if not finished and self._writer is not None:
-                self._send(self._writer, {"command": "cancel-generate", "request_id": request.request_id})
+                self._send(self._writer, {"command": "cancel-generate", "request_id": written.request_id})
 
     async def _call(self, order: Json, *, follower: _Reports | None = None) -> list[Report]:
         if self._keeper is None:

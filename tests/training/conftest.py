@@ -61,7 +61,7 @@ def color_rows(n_rows: int = 24, seed: int = 0) -> list[dict[str, object]]:
     for index in range(n_rows):
         thing = source.choice(sorted(COLORS))
         question = f"What color has the {thing}?" + " Please." * (index % 3)
-        answer = COLORS[thing] + (" indeed" if index % 4 == 0 else "")
+        answer = COLORS[thing] + (" indeed" if index % 3 == 0 else "")
         rows.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
     return rows
 
