@@ -14,8 +14,8 @@ from bus.broker.registry import Session
 from bus.wire.record import Kind, Record
 
 ACK_LINGER = 0.002  # seconds; long enough for a reply to carry the acknowledgement (measured in the prototype)
-LAZY_ROWS = 0.005  # seconds that rows nobody waits for may wait for company
-LAZY_COUNT = 512  # … or this many of them
+LAZY_ROWS = 0.05  # seconds that rows nobody waits for may wait for company: a sync costs a round trip's CPU
+LAZY_COUNT = 1024  # … or this many of them
 
 
 @dataclass(slots=True)
@@ -39,8 +39,7 @@ class Ledger:
         self._handed_out: deque[_Batch] = deque()
         self._first_ticket = 1
         self._next_ticket = 1
-        self._unacked: dict[Session, None] = {}
-        self._unacked_since: float | None = None
+        self._unacked: dict[Session, float] = {}  # since when, oldest first
         self._out: dict[Session, None] = {}
 
     # -- journal --------------------------------------------------------------------------------------
@@ -139,8 +138,8 @@ class Ledger:
         instants = []
         if self._rows:
             instants.append(self._rows_since + LAZY_ROWS)
-        if self._unacked_since is not None:
-            instants.append(self._unacked_since + ACK_LINGER)
+        if self._unacked:
+            instants.append(next(iter(self._unacked.values())) + ACK_LINGER)
         return min(instants, default=None)
 
     def forget(self, session: Session) -> None:
@@ -150,27 +149,20 @@ class Ledger:
         session.out = []
 
     def _ack_later(self, session: Session, now: float) -> None:
-        self._unacked[session] = None
-        if self._unacked_since is None:
-            self._unacked_since = now
+        self._unacked.setdefault(session, now)
 
     def _acknowledge(self, now: float) -> None:
-        lingered = self._unacked_since is not None and now >= self._unacked_since + ACK_LINGER
-        for session in list(self._unacked):
+        for session, since in list(self._unacked.items()):
             accepted = session.acceptable()
             told = (accepted, min(session.synced, accepted))
             if told == session.told:
                 session.wants_ack = False
                 del self._unacked[session]
                 continue
-            rides = bool(session.out)
-            if not (lingered or rides or session.wants_ack or accepted - session.told[0] >= self._ack_every):
+            is_due = session.out or session.wants_ack or accepted - session.told[0] >= self._ack_every
+            if not is_due and now < since + ACK_LINGER:
                 continue
             session.told = told
             session.wants_ack = False
             del self._unacked[session]
             self.send(session, [int(Kind.ACCEPTED), *told])
-        if not self._unacked:
-            self._unacked_since = None
-        elif lingered:
-            self._unacked_since = now

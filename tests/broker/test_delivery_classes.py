@@ -118,7 +118,7 @@ def test_lazy_rows_wait_for_company_but_not_for_long(desk: Desk) -> None:
     broker.receive(client.routing_id, [[int(Kind.OPEN), 2, b"1" * 16, 0, 0, "r", {}, None]], desk.now)
 
     first = broker.take_rows()
-    broker.tick(desk.now + 0.006)
+    broker.tick(desk.now + 0.06)
 
     assert first == []
     assert [row[0] for row in broker.take_rows()] == ["open"]
