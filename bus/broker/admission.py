@@ -69,8 +69,8 @@ class Admission:
     def _settle_overtaken(self, conversation: Conversation) -> None:
         """Journal which open turns an interrupt has left behind: only the living broker knows them (5)."""
         overtaken, conversation.overtaken = conversation.overtaken, []
-        for mailbox, position in overtaken:
-            row: Record = ["overtaken", conversation.conversation_id, mailbox.role, position]
+        for mailbox in overtaken:
+            row: Record = ["overtaken", conversation.conversation_id, mailbox.role]
             self._state.ledger.journal(row, session=None, n=0, urgent=False, now=self._state.now)
             self._history.apply(row)
 
@@ -110,9 +110,8 @@ class Admission:
         link = None if parent is None else [parent[0], parent[1], parent[3]]
         row: Record = ["open", conversation_id, digest, role, session.name, request_id, bindings, link]
         self.decide(row, session=session, n=n)
-        conversation = state.conversations.get(conversation_id)
-        if conversation is not None and conversation.mailboxes[role].session is None:
-            self._dispatch.lease(conversation, conversation.mailboxes[role], session)
+        conversation = state.conversations[conversation_id]
+        self._dispatch.lease(conversation, conversation.mailboxes[role], session)
 
     def _attach(self, session: Session, n: int, conversation: Conversation, role: int) -> None:
         state = self._state
@@ -197,7 +196,7 @@ class Admission:
                 int(Kind.DELIVER), conversation_id, number, role, receiver.fence, 0, 1, 0, type, mailbox.role,
                 conversation.epoch, 0, receiver.at, remaining, trace, message_id, None, body,
             ]  # fmt: skip
-            self._dispatch.deliver_lossy(conversation, role, delivery)
+            self._dispatch.deliver_lossy(receiver.session, delivery)
 
     def _hold(self, session: Session, conversation: Conversation, record: Record) -> None:
         """Keep a record until its receiver has room (8); its sender sees no acknowledgement till then."""

@@ -175,9 +175,7 @@ class Attendance:
         held_leases = {(entry[0], entry[1]) for entry in held}
         crashed = False
         for conversation_id, role in list(older.leases):
-            conversation = self._state.conversations.get(conversation_id)
-            if conversation is None:
-                continue
+            conversation = self._state.conversations[conversation_id]
             if (conversation_id, role) in held_leases:
                 self._dispatch.give_back(conversation, conversation.mailboxes[role])
             elif conversation.mailboxes[role].leased:

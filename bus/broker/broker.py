@@ -177,7 +177,7 @@ class Broker:
             self._dispatch.deliver_newest(session)
         elif kind == Kind.QUERY:
             self._queries.answer(session, record)
-        elif kind == Kind.BYE:
+        else:  # BYE
             self._attendance.bye(session)
             return None
         return session

@@ -38,8 +38,8 @@ class Conversation:
         revoked: (mailbox, fence) of leases that were taken back since then (5).
         held: (session, record) pairs that wait for room (8).
         is_retained: A calling turn may still read it again (17).
-        overtaken: (mailbox, position) of open turns that an interrupt has left behind; the broker settles them
-            by a row of its own, because only the living broker knows which turns are open (5).
+        overtaken: Mailboxes whose open turn an interrupt has left behind; the broker settles it by a row of
+            its own, because only the living broker knows which turns are open (5).
         scopes: When which scope began.
     """
 
@@ -82,7 +82,7 @@ class Conversation:
         self.held: deque[tuple[Session, Record]] = deque()
         self.is_retained = parent is not None
         self.is_end_noted = False
-        self.overtaken: list[tuple[Mailbox, int]] = []
+        self.overtaken: list[Mailbox] = []
         self.scopes = ScopeClock(self.tables.scopes)
         self._begin(now)
 
@@ -360,14 +360,12 @@ class Conversation:
         open_turn = mailbox.leased[0] if len(mailbox.leased) == 1 and not mailbox.queued else None
         self._revoke(mailbox, mailbox.discard(scope, keep=keep))
         if open_turn is not None and mailbox.leased and open_turn.position != keep:
-            self.overtaken.append((mailbox, open_turn.position))
+            self.overtaken.append(mailbox)
 
-    def settle_overtaken(self, mailbox: Mailbox, position: int) -> None:
-        """Take the open turn on the delivery at *position* away: an interrupt has left it behind (5)."""
-        oldest = mailbox.oldest()
-        if oldest is not None and oldest.position == position:
-            self._revoke(mailbox, mailbox.discard_oldest())
-            self.touched[mailbox] = None
+    def take_away_turn(self, mailbox: Mailbox) -> None:
+        """Settle the delivery of the open turn, the oldest: an interrupt has left it behind (5)."""
+        self._revoke(mailbox, mailbox.discard_oldest())
+        self.touched[mailbox] = None
 
     def _revoke(self, mailbox: Mailbox, n_leased: int) -> None:
         if n_leased:

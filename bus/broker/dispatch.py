@@ -112,9 +112,8 @@ class Dispatch:
         while session.starved and session.credit > 0:
             conversation_id, role = next(iter(session.starved))
             del session.starved[conversation_id, role]
-            conversation = self._state.conversations.get(conversation_id)
-            if conversation is not None:
-                self.serve(conversation, conversation.mailboxes[role])
+            conversation = self._state.conversations[conversation_id]
+            self.serve(conversation, conversation.mailboxes[role])
 
     def serve_waiting(self) -> None:
         """Try the mailboxes that nobody could take, after somebody came."""
@@ -153,13 +152,10 @@ class Dispatch:
         player = mailbox.session.name if mailbox.session is not None else mailbox.player
         return player not in (None, name) or conversation.conversation_id not in self._state.conversations
 
-    def deliver_lossy(self, conversation: Conversation, role: int, record: Record) -> None:
-        """Hand an at-most-once message to *role*: now, as the newest one later, or never."""
-        session = conversation.mailboxes[role].session
-        if session is None:
-            return
+    def deliver_lossy(self, session: Session, record: Record) -> None:
+        """Hand an at-most-once DELIVER out: now, as the newest of its kind later, or never."""
         if session.lossy_credit <= 0:
-            session.newest[conversation.conversation_id, role, record[8]] = record
+            session.newest[record[1], record[3], record[8]] = record
             return
         session.lossy_credit -= 1
         self._state.send(session, record)
@@ -243,8 +239,7 @@ class Dispatch:
         for mailbox, fence in revoked:
             mailbox.revoked_fence = fence
             session = mailbox.session
-            if session is None:
-                continue
+            assert session is not None  # only leases that somebody has are revoked
             facts = {"conversation": conversation.conversation_id, "role": mailbox.role, "fence": fence}
             state.send(session, [int(Kind.NOTICE), "revoked", facts])
             session.credit += len(mailbox.leased)

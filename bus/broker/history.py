@@ -81,9 +81,7 @@ class History:
             conversation.mailboxes[protocol.role_index(name)].offered = tuple(agents)
         state.conversations[conversation_id] = conversation
         if conversation.parent is not None:
-            caller = state.conversations.get(conversation.parent.conversation)
-            if caller is not None:
-                caller.children.add(conversation_id)
+            state.conversations[conversation.parent.conversation].children.add(conversation_id)
         state.note("info", "conversation.opened", conversation_id=show_id(conversation_id), protocol=protocol.name)
         return [conversation]
 
@@ -112,19 +110,18 @@ class History:
         conversation = self._state.conversations[conversation_id]
         mailbox = conversation.mailboxes[role]
         self._bind(mailbox, agent, fence)
-        oldest = mailbox.oldest()
         changed = [conversation]
-        if oldest is not None and oldest.position < position:  # turns follow one another: those before it are over
+        if not mailbox.is_oldest(position):  # turns follow one another: those before it are over
             changed = self._settle(conversation, mailbox, position - 1)
-            oldest = mailbox.oldest()
-        mailbox.commits = commit + 1
-        if oldest is not None:
-            oldest.attempt = 1  # each commit begins the count again (10)
+        turn = mailbox.oldest() if mailbox.is_oldest(position) else None  # None: what a caller's handler read again
+        if turn is not None:
+            mailbox.commits = commit + 1
+            turn.attempt = 1  # each commit begins the count again (10)
         if saved is not None:
             mailbox.saved = saved
         for message_id, type, address, trace, body in sends:
             if conversation.find_move(mailbox, type, address) is None:
-                # An earlier send of this very turn made the bus act (a loop's `max`, the end): superseded.
+                # An earlier send of this very turn made the bus move on: superseded.
                 break
             conversation.admit(
                 mailbox,
@@ -140,14 +137,12 @@ class History:
             if mailbox.human:
                 mailbox.answered = (position, agent)
             return changed + self._settle(conversation, mailbox, position)[1:]
-        if oldest is not None:
-            oldest.state_after = mailbox.at  # begun again, the turn goes on from here
+        if turn is not None:
+            turn.state_after = mailbox.at  # begun again, the turn goes on from here
         return changed + self._with_children(conversation)[1:]
 
     def _handled(self, conversation_id: bytes, role: int, agent: str, fence: int, position: int) -> list[Conversation]:
-        conversation = self._state.conversations.get(conversation_id)
-        if conversation is None:
-            return []
+        conversation = self._state.conversations[conversation_id]
         mailbox = conversation.mailboxes[role]
         self._bind(mailbox, agent, fence)
         return self._settle(conversation, mailbox, position)
@@ -157,9 +152,9 @@ class History:
         self._state.conversations[conversation_id].mailboxes[role].keeper = (agent, instance)
         return []
 
-    def _overtaken(self, conversation_id: bytes, role: int, position: int) -> list[Conversation]:
+    def _overtaken(self, conversation_id: bytes, role: int) -> list[Conversation]:
         conversation = self._state.conversations[conversation_id]
-        conversation.settle_overtaken(conversation.mailboxes[role], position)
+        conversation.take_away_turn(conversation.mailboxes[role])
         return [conversation]
 
     def _event(self, conversation_id: bytes, event: int) -> list[Conversation]:

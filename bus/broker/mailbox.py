@@ -170,6 +170,11 @@ class Mailbox:
             return self.leased[0]
         return self.queued[0] if self.queued else None
 
+    def is_oldest(self, position: int) -> bool:
+        """Return whether the delivery at *position* is the oldest that is not settled."""
+        oldest = self.oldest()
+        return oldest is not None and oldest.position == position
+
     def newest(self) -> Delivery | None:
         """Return the delivery that the machine took in last and that is not settled, or None."""
         if self.queued:

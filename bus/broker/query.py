@@ -18,6 +18,7 @@ from bus.broker.mailbox import DeliveryState, Mailbox
 from bus.broker.refusal import allowed_moves, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import BrokerState
+from bus.broker.turn import owes_after
 from bus.ids import message_id, show_id
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.wire.record import Kind, Record
@@ -292,7 +293,7 @@ class Queries:
         commit = mailbox.commits if newest is mailbox.oldest() else 0
         sent = message_id(query.conversation, mailbox.role, query.position, commit, 0)
         sends = [[sent, query.type, query.address, None, query.body]]
-        settles = not mailbox.machine.owes[move.next]  # else the person has more to say, and finds it in the inbox
+        settles = not owes_after(conversation, mailbox, move)  # else what is left to say stands in the inbox
         conversation.end_lease(mailbox)
         turn = [self._state.new_fence(), query.position, commit, settles]
         row: Record = ["commit", query.conversation, mailbox.role, query.by, *turn, sends, None]

@@ -112,11 +112,10 @@ class Registry:
         """Take *session* out; the name is missing from *now* where it was the last instance."""
         self.by_peer.pop(session.peer, None)
         self.by_token.pop(session.token, None)
-        instances = self._by_name.get(session.name, {})
-        if instances.get(session.instance) is session:
-            del instances[session.instance]
+        instances = self._by_name[session.name]
+        del instances[session.instance]
         if not instances:
-            self._by_name.pop(session.name, None)
+            del self._by_name[session.name]
             self.last_seen[session.name] = now
 
     def find(self, name: str, instance: int) -> Session | None:

@@ -44,7 +44,7 @@ def check_turn(
             return refusal._replace(message=f"send {index} of the turn: {refusal.message}")
         state = move.next
     is_last = delivery is mailbox.newest()
-    if settles and is_last and machine.owes[state] and conversation.outcome is None:
+    if settles and is_last and conversation.outcome is None and _owes(conversation, mailbox, state, counted):
         who = conversation.protocol.roles[mailbox.role].name
         owed = sorted(conversation.protocol.messages[type].name for type, _ in machine.send[state])
         return Refusal("turn-unfinished", f"{who} ends its turn but still owes one of: {', '.join(owed)}")
@@ -58,6 +58,24 @@ def _check_form(conversation: Conversation, index: int, send: Record) -> Refusal
         return Refusal("malformed", f"send {index}: an at-most-once message leaves outside the commit")
     refusal = check_id(send[0])
     return refusal and refusal._replace(message=f"send {index}: {refusal.message}")
+
+
+def owes_after(conversation: Conversation, mailbox: Mailbox, move: Move) -> bool:
+    """Return whether the role must send again once it has made *move*."""
+    counted: dict[int, int] = {}
+    _count(conversation, move, counted)
+    return _owes(conversation, mailbox, move.next, counted)
+
+
+def _owes(conversation: Conversation, mailbox: Mailbox, state: int, counted: dict[int, int]) -> bool:
+    """Return whether the role owes a send in *state*: not where a loop has had its passes, for the bus goes on then."""
+    if not mailbox.machine.owes[state]:
+        return False
+    tables = conversation.tables
+    loops = (tables.events[event].counter for event in mailbox.machine.due[state])
+    return not any(
+        loop >= 0 and counted.get(loop, conversation.counters[loop]) >= tables.counters[loop].limit for loop in loops
+    )
 
 
 def _count(conversation: Conversation, move: Move, counted: dict[int, int]) -> bool:

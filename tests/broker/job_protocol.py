@@ -8,7 +8,7 @@ defaults: {delivery: durable}
 roles: {client: {}, worker: {pool: true}}
 messages:
   Ask: {}
-  Part: {delivery: at-least-once}
+  Part: {delivery: at-least-once, window: 50}
   Note: {delivery: at-most-once}
   Answer: {}
   Stop: {}

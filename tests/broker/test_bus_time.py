@@ -305,3 +305,13 @@ def test_commit_that_follows_a_lost_one_is_refused_and_the_delivery_comes_again(
     assert worker.refusals() == ["lease-lost"]
     assert worker.take_one(Kind.DELIVER)[7] == 0
     assert desk.transcript(worker, conversation) == ["Ask"]
+
+
+def test_time_of_a_scope_that_is_over_is_up_for_nobody() -> None:
+    desk = Desk(JOB)
+    worker, client, conversation = begin(desk)
+    desk.commit(worker, worker.take_one(Kind.DELIVER), ("Answer", "client"))
+
+    desk.pass_time(8000)
+
+    assert desk.transcript(client, conversation) == ["Ask", "Answer", "[answered.end]"]

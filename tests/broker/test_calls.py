@@ -154,3 +154,13 @@ def test_call_of_a_conversation_that_is_over_is_refused(desk: Desk) -> None:
     desk.open(caller, "client", "child", parent=[delivery[1], delivery[3], delivery[4], delivery[5]])
 
     assert caller.refusals() == ["ended"]
+
+
+def test_what_another_role_settles_leaves_the_child_running(desk: Desk) -> None:
+    caller, _helper, client, _conversation, delivery = begin(desk)
+    child = call(desk, caller, delivery)
+    desk.commit(caller, delivery, ("Part", "client"), settles=False)
+
+    desk.handled(client, client.take_one(Kind.DELIVER))
+
+    assert desk.outcome(client, child) is None

@@ -373,3 +373,19 @@ def test_refused_hello_registers_nobody(desk: Desk, case: str) -> None:
     assert code == case.partition(":")[0]
     assert [agent["name"] for agent in desk.query(client, "status")["agents"]] == ["client"]
     assert desk.logged("agent.refused") == 1
+
+
+def test_only_the_lost_role_has_its_event_fired() -> None:
+    desk = Desk(JOB.replace("lost: worker", "lost: client"))
+    worker, client = desk.peer("worker", plays=["worker"]), desk.peer("client")
+    conversation = ask(desk, client)
+    desk.commit(worker, worker.take_one(Kind.DELIVER), ("Part", "client"), settles=False)
+    worker.bye()
+    desk.query(client, "gave-up", name="worker")
+    before = desk.outcome(client, conversation)
+    client.bye()
+    worker = desk.peer("worker", plays=["worker"])
+
+    desk.query(worker, "gave-up", name="client")
+
+    assert (before, desk.outcome(worker, conversation)) == (None, "orphaned")

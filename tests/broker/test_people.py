@@ -247,3 +247,10 @@ conversation:
     refused = desk.refused_query(writer, "answer", **answer(desk, item(desk, writer), "Hint", "writer"))
 
     assert refused == {"code": "not-allowed", "message": "an at-most-once message is no answer"}
+
+
+def test_inbox_leaves_out_who_has_nothing_to_read(desk: Desk) -> None:
+    writer = desk.peer("writer")
+    desk.open(writer, "writer")
+
+    assert desk.query(writer, "inbox") == []

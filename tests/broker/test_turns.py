@@ -174,3 +174,19 @@ def test_repeated_send_has_one_effect(desk: Desk) -> None:
 
     assert client.take(Kind.REFUSED) == []
     assert desk.transcript(client, conversation) == ["Ask"]
+
+
+def test_commit_behind_unreported_deliveries_settles_them() -> None:
+    desk = Desk(PIPELINE.replace("client -> worker: Ask", "client -> worker: Ask\n  - client -> worker: Part"))
+    worker, client = desk.peer("worker", plays=["worker"]), desk.peer("client")
+    conversation = desk.open(client, "client")
+    desk.send(client, conversation, "client", "Ask", "worker")
+    desk.send(client, conversation, "client", "Part", "worker")
+    ask, part = worker.take(Kind.DELIVER)
+    desk.commit(worker, part, ("Part", "client"), settles=False)
+
+    again = desk.peer("worker", plays=["worker"])
+
+    (delivery,) = again.take(Kind.DELIVER)
+    assert (delivery[5], delivery[7]) == (part[5], 1)
+    assert ask[5] < part[5]

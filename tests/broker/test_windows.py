@@ -161,3 +161,16 @@ def test_one_commit_may_not_pass_the_max_of_a_stream(n_sends: int, is_taken: boo
 
     assert (source.refusals() == []) is is_taken
     assert len(desk.transcript(sink, conversation)) == (102 if is_taken else 1)
+
+
+def test_handled_waits_behind_the_held_sends_that_answer_it() -> None:
+    desk, source, sink, conversation, go = begin()
+    for name in ("Item", "Item", "Item", "Done"):
+        desk.send(source, conversation, "source", name, "sink")
+    desk.handled(source, go)
+
+    desk.handled(sink, sink.take(Kind.DELIVER)[-1])
+
+    assert sink.reads() == ["Item", "Done"]
+    assert source.refusals() == []
+    assert desk.query(source, "status")["agents"][0]["open_deliveries"] == 0
