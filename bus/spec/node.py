@@ -118,9 +118,7 @@ class Reader:
         self.wrong(node, where, "a map")
         return ()
 
-    def fields(
-        self, node: Node, where: str, known: Collection[str], required: Collection[str] = ()
-    ) -> dict[str, Node]:
+    def fields(self, node: Node, where: str, known: Collection[str], required: Collection[str] = ()) -> dict[str, Node]:
         """Return the values of a map whose keys must be among *known*; unknown ones are left out."""
         found: dict[str, Node] = {}
         for entry in self.entries(node, where):

@@ -63,9 +63,7 @@ class StepParser:
             arrow = isinstance(node, ScalarNode) and isinstance(node.value, str) and "->" in node.value
             hint = "add the message: 'a -> b: Message'" if arrow else None
             word = node.value if isinstance(node, ScalarNode) and isinstance(node.value, str) else ""
-            self._read.wrong(
-                node, where, "a step", suggestion=hint or did_you_mean(word, ("break", "continue", "end"))
-            )
+            self._read.wrong(node, where, "a step", suggestion=hint or did_you_mean(word, ("break", "continue", "end")))
             return None
         for entry in node.entries:
             make = self._STEPS.get(entry.key)
@@ -78,24 +76,18 @@ class StepParser:
             SYNTAX,
             f"{where}: expected 'sender -> receiver: Message' or one of {', '.join(sorted(self._STEPS))}, "
             f"got {', '.join(entry.key[:40] for entry in node.entries[:6]) or 'an empty map'}",
-            suggestion=next(
-                filter(None, (did_you_mean(entry.key, self._STEPS) for entry in node.entries)), None
-            ),
+            suggestion=next(filter(None, (did_you_mean(entry.key, self._STEPS) for entry in node.entries)), None),
         )
         return None
 
     # Messages
 
-    def _send(
-        self, node: MapNode, where: str, known: tuple[str, ...] = _SEND, repeat: bool = True
-    ) -> Send | None:
+    def _send(self, node: MapNode, where: str, known: tuple[str, ...] = _SEND, repeat: bool = True) -> Send | None:
         arrows = [entry for entry in node.entries if "->" in entry.key]
         rest = MapNode(node.mark, tuple(entry for entry in node.entries if "->" not in entry.key))
         found = self._read.fields(rest, where, known)
         if len(arrows) != 1:
-            self._read.wrong(
-                node, where, "one 'sender -> receiver: Message' in a step", suggestion="begin a new step"
-            )
+            self._read.wrong(node, where, "one 'sender -> receiver: Message' in a step", suggestion="begin a new step")
             return None
         parts = self._arrow(arrows[0], where, repeat)
         if parts is None:
@@ -127,9 +119,7 @@ class StepParser:
                 entry.mark, SYNTAX, f"{where}: expected {expected}, got {entry.key[:60]!r}", suggestion=hint
             )
             return None
-        expected = (
-            "a message type such as Draft, Draft* or Draft+" if repeat else "a message type such as Cancel"
-        )
+        expected = "a message type such as Draft, Draft* or Draft+" if repeat else "a message type such as Cancel"
         text = self._read.matching(entry.value, f"{where}.{entry.key}", SENT, expected)
         sent = SENT.fullmatch(text) if text else None
         if sent is None:
@@ -163,13 +153,9 @@ class StepParser:
         )
 
     def _loop(self, node: MapNode, where: str) -> Loop | None:
-        found = self._read.fields(
-            node, where, ("loop", "do", "max", "within", "else", "endless", "doc"), ("do",)
-        )
+        found = self._read.fields(node, where, ("loop", "do", "max", "within", "else", "endless", "doc"), ("do",))
         name = self._name(found, "loop", where)
-        endless = (
-            bool(self._read.boolean(found["endless"], f"{where}.endless")) if "endless" in found else False
-        )
+        endless = bool(self._read.boolean(found["endless"], f"{where}.endless")) if "endless" in found else False
         loop = Loop(
             node.mark,
             name or "",
@@ -184,17 +170,13 @@ class StepParser:
 
     def _parallel(self, node: MapNode, where: str) -> Parallel:
         found = self._read.fields(node, where, ("parallel", "doc"))
-        return Parallel(
-            node.mark, self._branches(found["parallel"], f"{where}.parallel"), doc=self._doc(found, where)
-        )
+        return Parallel(node.mark, self._branches(found["parallel"], f"{where}.parallel"), doc=self._doc(found, where))
 
     def _scope(self, node: MapNode, where: str) -> Scope | None:
         found = self._read.fields(node, where, ("scope", "do", "interrupts", "doc"), ("do",))
         name = self._name(found, "scope", where)
         interrupts = []
-        for index, item in enumerate(
-            self._read.items(found["interrupts"], where) if "interrupts" in found else ()
-        ):
+        for index, item in enumerate(self._read.items(found["interrupts"], where) if "interrupts" in found else ()):
             interrupt = self._interrupt(item, f"{where}.interrupts[{index}]")
             if interrupt is not None:
                 interrupts.append(interrupt)
@@ -248,12 +230,8 @@ class StepParser:
         return "all"
 
     def _call(self, node: MapNode, where: str) -> Call | None:
-        found = self._read.fields(
-            node, where, ("call", "as", "outcomes", "within", "doc"), ("as", "outcomes")
-        )
-        protocol = self._read.matching(
-            found["call"], f"{where}.call", CALLEE, "a protocol such as training@^1"
-        )
+        found = self._read.fields(node, where, ("call", "as", "outcomes", "within", "doc"), ("as", "outcomes"))
+        protocol = self._read.matching(found["call"], f"{where}.call", CALLEE, "a protocol such as training@^1")
         roles = []
         for entry in self._read.entries(found["as"], f"{where}.as") if "as" in found else ():
             ours = self._read.matching(entry.value, f"{where}.as.{entry.key[:40]}", ROLE_NAME, "a role")
@@ -262,9 +240,7 @@ class StepParser:
         outcomes = self._branches(found.get("outcomes"), f"{where}.outcomes")
         if protocol is None:
             return None
-        return Call(
-            node.mark, protocol, tuple(roles), outcomes, self._duration(found, where), self._doc(found, where)
-        )
+        return Call(node.mark, protocol, tuple(roles), outcomes, self._duration(found, where), self._doc(found, where))
 
     # Single words
 
@@ -301,9 +277,7 @@ class StepParser:
         for entry in self._read.entries(node, where):
             if not BRANCH_NAME.fullmatch(entry.key):
                 expected = "a branch name in lower case"
-                self._report.error(
-                    entry.mark, SYNTAX, f"{where}: expected {expected}, got {entry.key[:60]!r}"
-                )
+                self._report.error(entry.mark, SYNTAX, f"{where}: expected {expected}, got {entry.key[:60]!r}")
             branches.append(Branch(entry.mark, entry.key, self.block(entry.value, f"{where}.{entry.key}")))
         if isinstance(node, MapNode) and not node.entries:
             self._read.wrong(node, where, "at least one branch")
