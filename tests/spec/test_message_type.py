@@ -329,5 +329,5 @@ def test_the_json_schema_speaks_wire_names():
 
 
 def test_of_many_mistakes_the_first_five_are_told():
-    with pytest.raises(BodyInvalid, match="and 1 more$"):
+    with pytest.raises(BodyInvalid, match=r"and 1 more$"):
         type_of("M").from_plain({"text": 1, "count": "x", "share": "x", "kind": 1, "shade": 1, "parts": 1})
