@@ -104,6 +104,7 @@ class ZmqBrokerTransport:
     def receive(self, timeout: float | None) -> list[tuple[bytes, bytes]]:
         """Return up to 64 (routing id, frame) pairs; wait up to *timeout* seconds for one or a wake.
 
+        It may return early with nothing: a connection that comes or goes wakes the descriptor, too.
         A message of several parts is none of ours; it comes as an empty frame.
         """
         if not self._is_readable():

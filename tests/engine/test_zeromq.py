@@ -2,6 +2,7 @@ import asyncio
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,11 +40,12 @@ def router(address: str) -> Iterator[ZmqBrokerTransport]:
 
 
 def receive(router: ZmqBrokerTransport, n: int = 1) -> list[tuple[bytes, bytes]]:
+    """Return *n* frames; ``receive`` may wake for a handshake, with nothing to read."""
     frames: list[tuple[bytes, bytes]] = []
+    until = time.monotonic() + PATIENCE
     while len(frames) < n:
-        came = router.receive(PATIENCE)
-        assert came, f"only {len(frames)} of {n} frames came"
-        frames += came
+        assert time.monotonic() < until, f"only {len(frames)} of {n} frames came"
+        frames += router.receive(until - time.monotonic())
     return frames
 
 
