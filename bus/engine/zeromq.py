@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import math
 import os
-import select
 import socket
 import stat
 import threading
@@ -96,31 +95,29 @@ class ZmqBrokerTransport:
             raise AddressRefused(f"expected a free address to listen at, got {address!r}: {error}") from error
         finally:
             os.umask(mask)
-        # The plain poll of the socket's file descriptor costs one system call, zmq.Poller's costs seven.
-        self._poller = select.poll()
-        self._poller.register(self._socket.fileno(), select.POLLIN)
-        self._poller.register(wake.read_fd, select.POLLIN)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(wake.read_fd, zmq.POLLIN)
 
     def receive(self, timeout: float | None) -> list[tuple[bytes, bytes]]:
         """Return up to 64 (routing id, frame) pairs; wait up to *timeout* seconds for one or a wake.
 
-        It may return early with nothing: a connection that comes or goes wakes the descriptor, too.
         A message of several parts is none of ours; it comes as an empty frame.
         """
-        if not self._is_readable():
+        if not int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             # Rounded up: a poll that ends before its time would only be repeated.
-            ready = self._poller.poll(None if timeout is None else math.ceil(max(0.0, timeout) * 1000))
-            if any(fd == self._wake.read_fd for fd, _ in ready):
+            ready = dict(self._poller.poll(None if timeout is None else math.ceil(max(0.0, timeout) * 1000)))
+            if self._wake.read_fd in ready:
                 self._wake.clear()
         frames: list[tuple[bytes, bytes]] = []
         receive = self._socket.recv_multipart
-        while len(frames) < _DRAIN and self._is_readable():
-            parts = receive(zmq.NOBLOCK)
-            frames.append((parts[0], parts[1] if len(parts) == 2 else b""))
+        try:
+            while len(frames) < _DRAIN:
+                parts = receive(zmq.NOBLOCK)
+                frames.append((parts[0], parts[1] if len(parts) == 2 else b""))
+        except zmq.Again:
+            pass
         return frames
-
-    def _is_readable(self) -> bool:
-        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def send(self, peer: bytes, frame: bytes) -> bool:
         """Hand *frame* over; return False where the peer is gone or has let its queue fill up."""
@@ -195,19 +192,18 @@ class ZmqPeer:
         receive, on_frame = self._socket.recv, self._on_frame
         try:
             for _ in range(_DRAIN):
-                if self._closed or not self._is_readable():
+                if self._closed:
                     return
                 on_frame(receive(zmq.NOBLOCK))
+        except zmq.Again:
+            pass
         finally:  # an error of on_frame, too, must not swallow the edge
             self._look_again()
 
     def _look_again(self) -> None:
-        if not self._again and not self._closed and self._is_readable():
+        if not self._again and not self._closed and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             self._again = True
             self._loop.call_soon(self._drain)
-
-    def _is_readable(self) -> bool:
-        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
 
 class HeartbeatThread:
