@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from desk import EMPTY, Desk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -88,6 +89,7 @@ records = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(frames=st.lists(st.lists(records, min_size=1, max_size=4), max_size=12), starts_as=hellos)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_record_stops_the_broker_or_reaches_the_others(frames: list[list[Record]], starts_as: Record) -> None:

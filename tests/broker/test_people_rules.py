@@ -153,6 +153,7 @@ def test_only_a_human_role_can_be_answered(desk: Desk, role: str, code: str) -> 
     assert desk.refused_query(writer, "answer", **wrong)["code"] == code
 
 
+@pytest.mark.slow
 def test_person_is_reminded_until_the_deadline_passes(desk: Desk) -> None:
     writer, conversation = begin(desk)
 

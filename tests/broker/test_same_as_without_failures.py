@@ -138,7 +138,6 @@ def test_run_without_failures_is_the_story_of_three_drafts() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_run_with_failures_says_the_same(seed: int) -> None:
     undisturbed = run(None)
@@ -149,7 +148,6 @@ def test_run_with_failures_says_the_same(seed: int) -> None:
     assert newsroom.read == undisturbed.read
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_replay_of_the_journal_gives_the_same_conversation(seed: int) -> None:
     newsroom = run(seed)
