@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID, uuid5
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is loaded: tests run beside others
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # read once, when torch is loaded: tests run beside others
 
 import pytest
 import torch
