@@ -81,7 +81,7 @@ class Attendance:
             "window": state.settings.window,
         }
         state.send(session, [int(Kind.WELCOME), state.term, token, numbers, kept, settings])
-        state.note("info", "agent.registered", agent=name, instance=instance, n_roles=len(roles))
+        state.note("info" if roles else "debug", "agent.registered", agent=name, instance=instance, n_roles=len(roles))
         self._dispatch.serve_waiting()
         return session
 
@@ -202,8 +202,10 @@ class Attendance:
             self._dispatch.serve_touched(conversation)
         if not state.registry.is_live(session.name):
             state.agenda.add(state.now + state.settings.lost_after, Alarm.LOST, session.name)
+        # Scripts come and go all the time; only who plays a role is news.
+        level = "debug" if not session.plays else "warning" if crashed else "info"
         event = "agent.lost" if crashed else "agent.left"
-        state.note("warning" if crashed else "info", event, agent=session.name, instance=session.instance)
+        state.note(level, event, agent=session.name, instance=session.instance)
 
     def _bury_poison(self, conversation: Conversation, mailbox: Mailbox) -> None:
         """Make a dead letter of what has killed each process that took it (10)."""
