@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID, uuid5
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # read once, when torch is loaded: tests run beside others
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read once, when torch is loaded: tests run beside others
 
 import pytest
 import torch
