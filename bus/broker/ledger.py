@@ -38,7 +38,6 @@ class Ledger:
         self._batch = _Batch()
         self._handed_out: deque[_Batch] = deque()
         self._first_ticket = 1
-        self._next_ticket = 1
         self._unacked: dict[Session, float] = {}  # since when, oldest first
         self._out: dict[Session, None] = {}
 
@@ -85,7 +84,6 @@ class Ledger:
         self._urgent = False
         self._handed_out.append(self._batch)
         self._batch = _Batch()
-        self._next_ticket += 1
         return rows
 
     def synced(self, ticket: int, now: float) -> None:
