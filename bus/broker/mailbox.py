@@ -50,7 +50,6 @@ class Delivery:
 
     Attributes:
         type: Message type, or -1 for a notice.
-        event: The bus event that a notice tells of, or -1.
         state_after: The role's machine state once it has taken this in; what a handler may send follows from it.
         epoch: The conversation's epoch at its place in the mailbox.
         scopes: Scopes whose closing discards it.
@@ -58,13 +57,13 @@ class Delivery:
     """
 
     __slots__ = (
-        "attempt", "body", "epoch", "event", "message_id", "position", "reason", "scopes", "sender",
+        "attempt", "body", "epoch", "message_id", "position", "reason", "scopes", "sender",
         "sequence", "state", "state_after", "trace", "type",
     )  # fmt: skip
 
     def __init__(
         self, type: int, sender: int, sequence: int, message_id: bytes, body: bytes,
-        trace: str | None = None, scopes: tuple[int, ...] = (), event: int = -1,
+        trace: str | None = None, scopes: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         self.type = type
         self.sender = sender
@@ -73,7 +72,6 @@ class Delivery:
         self.body = body
         self.trace = trace
         self.scopes = scopes
-        self.event = event
         self.state = DeliveryState.EARLY
         self.state_after = 0
         self.epoch = 0
