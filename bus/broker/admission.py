@@ -17,8 +17,8 @@ from bus.broker.opening import check_opening
 from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
-from bus.broker.turn import check_id, check_turn, is_message
-from bus.ids import show_id
+from bus.broker.turn import check_turn, is_message, wrong_id
+from bus.ids import ID_BYTES, show_id
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.wire.record import Kind, Record
 
@@ -33,12 +33,22 @@ class Admission:
         self._history = history
         self._dispatch = dispatch
         self._changed: dict[Conversation, None] = {}
+        self._take = {
+            int(Kind.OPEN): self.open,
+            int(Kind.SEND): self.send,
+            int(Kind.COMMIT): self.commit,
+            int(Kind.HANDLED): self.handled,
+            int(Kind.NACK): self.nack,
+        }
 
     def decide(self, row: Record, *, session: Session | None = None, n: int = 0, urgent: bool = False) -> None:
         """Journal *row* and apply it; whatever it changed is served by ``serve_changed`` at the latest."""
         state = self._state
         state.ledger.journal(row, session=session, n=n, urgent=urgent, now=state.now)
-        for conversation in self._history.apply(row):
+        self._follow(self._history.apply(row))
+
+    def _follow(self, changed: list[Conversation]) -> None:
+        for conversation in changed:
             # A message alone can wait for its company in the frame; what ends turns or leases cannot.
             if conversation.is_pressing():
                 self._serve(conversation)
@@ -154,11 +164,11 @@ class Admission:
         if mailbox is None:
             self.refuse(session, n, not_a_player(session, conversation, role))
             return
-        refusal = check_id(message_id)
-        if refusal is not None:
-            self.refuse(session, n, refusal)
+        if len(message_id) != ID_BYTES:
+            self.refuse(session, n, wrong_id(message_id))
             return
-        if conversation.find_move(mailbox, type, address) is None:
+        move = conversation.find_move(mailbox, type, address)
+        if move is None:
             self._refuse_order(session, n, conversation, mailbox, type, address, epoch)
             return
         delivery_class = conversation.protocol.messages[type].delivery
@@ -171,14 +181,18 @@ class Admission:
             return
         if mailbox.session is None:
             self._dispatch.lease(conversation, mailbox, session)
-        row: Record = ["message", conversation_id, role, session.name, message_id, type, address, trace, body]
-        self.decide(row, session=session, n=n, urgent=delivery_class is DeliveryClass.DURABLE)
+        message = (message_id, type, address, trace, body)
+        row: Record = ["message", conversation_id, role, session.name, *message]
+        state.ledger.journal(row, session=session, n=n, urgent=delivery_class is DeliveryClass.DURABLE, now=state.now)
+        self._follow(self._history.admit(conversation, mailbox, session.name, move, *message))
 
     def _mailbox_of(self, session: Session, conversation: Conversation, role: int) -> Mailbox | None:
         """Return the role's mailbox where the session may speak for it (14)."""
         if not 0 <= role < len(conversation.mailboxes):
             return None
         mailbox = conversation.mailboxes[role]
+        if mailbox.session is session:
+            return mailbox
         if mailbox.agent == session.name:
             return mailbox if conversation.digest in session.protocols else None
         offered = mailbox.player is None and (not mailbox.offered or session.name in mailbox.offered)
@@ -245,11 +259,11 @@ class Admission:
             self.refuse(session, n, gone(conversation_id, self._state.finished.get(conversation_id)))
             return
         mailbox = conversation.mailboxes[role]
-        if self._is_repeated(mailbox, fence, position, commit):
-            state.ledger.take(session, n, state.now)
-            return
         delivery = self._held_delivery(session, mailbox, fence, position)
         if delivery is None or commit != mailbox.commits * (delivery is mailbox.leased[0]):
+            if self._is_repeated(mailbox, fence, position, commit):
+                state.ledger.take(session, n, state.now)
+                return
             self.refuse(session, n, lease_lost(mailbox, fence))
             if delivery is not None:  # an earlier commit was lost with the journal's tail: once more from the last one
                 conversation.end_lease(mailbox)
@@ -267,15 +281,17 @@ class Admission:
             self.refuse(session, n, refusal)
             self.bury(conversation, mailbox, delivery, code=refusal.code, detail=refusal.message)
             return
-        if not all(conversation.has_room(send[1], send[2], state.settings.mailbox) for send in sends):
-            self._hold(session, conversation, record)
-            return
-        messages = conversation.protocol.messages
-        urgent = any(messages[send[1]].delivery is DeliveryClass.DURABLE for send in sends)
-        kept = [[send[0], send[1], send[2], send[4], send[5]] for send in sends]
-        turn = [fence, position, commit, settles]
+        urgent = saved is not None
+        kept = []
+        for identifier, type, address, _, trace, body in sends:
+            if not conversation.has_room(type, address, state.settings.mailbox):
+                self._hold(session, conversation, record)
+                return
+            urgent = urgent or conversation.protocol.messages[type].delivery is DeliveryClass.DURABLE
+            kept.append([identifier, type, address, trace, body])
+        turn = (fence, position, commit, settles)
         row: Record = ["commit", conversation_id, role, session.name, *turn, kept, saved]
-        self.decide(row, session=session, n=n, urgent=urgent or saved is not None)
+        self.decide(row, session=session, n=n, urgent=urgent)
 
     def _is_repeated(self, mailbox: Mailbox, fence: int, position: int, commit: int) -> bool:
         if fence != mailbox.commit_fence:
@@ -358,19 +374,10 @@ class Admission:
 
     def take(self, session: Session, record: Record) -> None:
         """Carry out one numbered record whose shape was checked."""
-        kind = record[0]
         if session.held and (conversation := self._behind_held(session, record)) is not None:
             self._hold(session, conversation, record)
-        elif kind == Kind.SEND:
-            self.send(session, record)
-        elif kind == Kind.COMMIT:
-            self.commit(session, record)
-        elif kind == Kind.HANDLED:
-            self.handled(session, record)
-        elif kind == Kind.OPEN:
-            self.open(session, record)
         else:
-            self.nack(session, record)
+            self._take[record[0]](session, record)
 
     def _refuse_order(
         self,

@@ -72,10 +72,9 @@ class Broker:
             session.last_heard = now
         take = self._admission.take
         for record in frame:
-            kind = record[0]
             if not is_well_formed(record):
                 self._refuse_malformed(peer, session, record)
-            elif session is not None and kind in NUMBERED:
+            elif session is not None and record[0] in NUMBERED:
                 take(session, record)
             else:
                 self._admission.serve_changed()

@@ -18,7 +18,7 @@ from bus.broker.entry import FAILED, Entry, Parent
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.registry import Session
 from bus.broker.scope_clock import ScopeClock
-from bus.spec.protocol import EventKind, Move, Protocol
+from bus.spec.protocol import BusEvent, EventKind, Move, Protocol
 from bus.wire.codec import encode_body
 from bus.wire.record import NOTICE_TYPE, Record
 
@@ -65,7 +65,7 @@ class Conversation:
         self.parent = parent
         self.children: set[bytes] = set()
         self.mailboxes = [
-            Mailbox(machine, human=role.human)
+            Mailbox(machine, human=role.human, windows=protocol.windows)
             for machine, role in zip(self.tables.machines, protocol.roles, strict=True)
         ]
         self.counters = [0] * len(self.tables.counters)
@@ -104,17 +104,17 @@ class Conversation:
         if self.outcome is not None:
             return None
         move = mailbox.machine.send[mailbox.at].get((type, address))
-        if move is None or (move.guards and self._exhausted(move.guards)):
+        if move is None:
             return None
+        for counter in move.guards:
+            if self.counters[counter] >= self.tables.counters[counter].limit:
+                return None
         if move.interrupt >= 0 and not self._known_to_all(move.interrupt):
             return None
         return move
 
     def _known_to_all(self, event: int) -> bool:
         return all(event in mailbox.machine.bus[mailbox.at] for mailbox in self.mailboxes)
-
-    def _exhausted(self, guards: Iterable[int]) -> bool:
-        return any(self.counters[counter] >= self.tables.counters[counter].limit for counter in guards)
 
     def was_allowed(self, mailbox: Mailbox, type: int, address: int, epoch: int) -> bool:
         """Return whether a sender that had seen *epoch* was right to send this: superseded, no blame."""
@@ -123,11 +123,11 @@ class Conversation:
 
     def has_room(self, type: int, address: int, limit: int) -> bool:
         """Return whether every receiver can take one more message of *type* (8)."""
-        window = self.protocol.messages[type].window
+        window = self.protocol.windows.get(type, limit)
         for role in self.tables.addresses[address]:
             mailbox = self.mailboxes[role]
             n_unsettled = len(mailbox.leased) + len(mailbox.queued) + len(mailbox.early)
-            if n_unsettled >= limit or (window is not None and mailbox.unsettled.get(type, 0) >= window):
+            if n_unsettled >= limit or (n_unsettled >= window and mailbox.unsettled[type] >= window):
                 return False
         return True
 
@@ -142,59 +142,47 @@ class Conversation:
         return message_id in self._new_ids or message_id in self._old_ids
 
     def admit(
-        self,
-        mailbox: Mailbox,
-        *,
-        type: int,
-        address: int,
-        message_id: bytes,
-        body: bytes,
-        trace: str | None,
-        now: float,
-        turn: int = 0,
-    ) -> None:
-        """Take the message into the conversation; the caller has found its move and journals it.
+        self, mailbox: Mailbox, move: Move, type: int, address: int, message_id: bytes, body: bytes, trace: str | None,
+        now: float, turn: int = 0,
+    ) -> None:  # fmt: skip
+        """Take the message into the conversation; the caller has found its *move* and journals it.
 
         Args:
             turn: Position of the delivery whose turn sends it, 0 outside a turn: an interrupt closes no turn that
                 raises it itself.
-
-        Raises:
-            KeyError: The role may not send this now; the caller has not asked ``find_move``.
         """
-        move = mailbox.machine.send[mailbox.at][type, address]
-        if move.counts or move.resets:
-            self._count(move.resets, move.counts)
-        self._remember(message_id)
-        self.sequence += 1
+        self._count(move)
+        self._new_ids.add(message_id)
+        if len(self._new_ids) >= _REMEMBERED_IDS:
+            self._old_ids, self._new_ids = self._new_ids, set()
+        self.sequence = sequence = self.sequence + 1
         mailbox.involved = True
-        self.transcript.append(Entry(self.sequence, self.epoch, mailbox.role, type, address, body, ""))
+        self.transcript.append(Entry(sequence, self.epoch, mailbox.role, type, address, body, ""))
         if move.interrupt >= 0:
             self._fire(move.interrupt, now, raiser=mailbox, message=(type, address, message_id, body, trace), turn=turn)
             return
-        self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
-        if mailbox.early:
+        if self._step(mailbox, move, now) and mailbox.early:
             self._expect_early(mailbox, now)
-        has_window = self.protocol.messages[type].window is not None
-        is_due = bool(mailbox.machine.due[mailbox.at])
+        is_due = mailbox.machine.due[mailbox.at]
         for role in self.tables.addresses[address]:
             receiver = self.mailboxes[role]
-            if has_window:
-                receiver.unsettled[type] = receiver.unsettled.get(type, 0) + 1
-            delivery = Delivery(type, mailbox.role, self.sequence, message_id, body, trace, move.scopes)
-            if not self._expect(receiver, delivery, now):
+            if type in receiver.unsettled:
+                receiver.unsettled[type] += 1
+            delivery = Delivery(type, mailbox.role, sequence, message_id, body, trace, move.scopes)
+            self.touched[receiver] = None
+            step = receiver.machine.receive[receiver.at].get((mailbox.role, type))
+            if step is None:
                 receiver.early.append(delivery)
-                self.touched[receiver] = None
-            elif receiver.early:
+            elif self._step(receiver, step, now, delivery) and receiver.early:
                 self._expect_early(receiver, now)
-            is_due = is_due or bool(receiver.machine.due[receiver.at])
+            is_due = is_due or receiver.machine.due[receiver.at]
         if is_due:
             self._fire_due(self.mailboxes, now)
 
-    def _count(self, resets: Iterable[int], counts: Iterable[int]) -> None:
-        for counter in resets:
+    def _count(self, passed: Move | BusEvent) -> None:
+        for counter in passed.resets:
             self.counters[counter] = 0
-        for counter in counts:
+        for counter in passed.counts:
             self.counters[counter] += 1
 
     def fire(self, event: int, now: float) -> None:
@@ -232,38 +220,33 @@ class Conversation:
         if self.held:
             self.held = deque(entry for entry in self.held if entry[0] is not session)
 
-    def _remember(self, message_id: bytes) -> None:
-        self._new_ids.add(message_id)
-        if len(self._new_ids) >= _REMEMBERED_IDS:
-            self._old_ids = self._new_ids
-            self._new_ids = set()
-
-    def _expect(self, mailbox: Mailbox, delivery: Delivery, now: float) -> bool:
-        """Step the role over *delivery* where its state expects it."""
-        move = mailbox.machine.receive[mailbox.at].get((delivery.sender, delivery.type))
-        if move is None:
-            return False
-        self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
-        mailbox.take_in(delivery)
-        return True
+    def _step(self, mailbox: Mailbox, move: Move, now: float, delivery: Delivery | None = None) -> bool:
+        """Carry out *move*, by which the role sends or takes *delivery* in; return whether its state is a new one."""
+        is_new = move.next != mailbox.at or not move.keeps_timer  # one more of a stream, the hottest step, is not
+        if is_new:
+            self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
+        if delivery is not None:
+            mailbox.take_in(delivery)
+        return is_new
 
     def _expect_early(self, mailbox: Mailbox, now: float) -> None:
         """Take in whatever the state now expects of what came early, in order of arrival."""
         index = 0
         while index < len(mailbox.early):
-            if self._expect(mailbox, mailbox.early[index], now):
-                del mailbox.early[index]
-                index = 0
-            else:
+            delivery = mailbox.early[index]
+            move = mailbox.machine.receive[mailbox.at].get((delivery.sender, delivery.type))
+            if move is None:
                 index += 1
+                continue
+            del mailbox.early[index]
+            if self._step(mailbox, move, now, delivery):
+                index = 0
 
     def _enter(self, mailbox: Mailbox, state: int, now: float, *, keeps_timer: bool = False) -> None:
         """Put the role into *state* and start or stop its deadline and its scopes' clocks."""
         machine = mailbox.machine
         old = mailbox.at
         self.touched[mailbox] = None
-        if state == old and keeps_timer:
-            return  # one more of a stream: the hottest step of all changes nothing
         mailbox.at = state
         timer = machine.timer[state]
         if not (keeps_timer and timer == mailbox.timer):
@@ -305,7 +288,7 @@ class Conversation:
     ) -> None:  # fmt: skip
         """Move every role that knows the event, at once: one event, one epoch, one decision for all."""
         event = self.tables.events[number]
-        self._count(event.resets, event.counts)
+        self._count(event)
         self.epoch += 1
         if message is None:
             self.sequence += 1

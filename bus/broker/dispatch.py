@@ -12,6 +12,8 @@ from bus.ids import show_id
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.wire.record import Kind, Record
 
+_DELIVER = int(Kind.DELIVER)  # looked up for every message
+
 
 class Dispatch:
     """Hands deliveries out and takes leases back."""
@@ -22,11 +24,12 @@ class Dispatch:
     def serve_touched(self, conversation: Conversation) -> None:
         """Act on what has changed in *conversation*: revoked leases, deadlines, deliveries, its end."""
         while conversation.revoked or conversation.settled or conversation.touched:
-            self._take_back(conversation)
-            touched = list(conversation.touched)
-            conversation.touched.clear()
+            if conversation.settled or conversation.revoked:
+                self._take_back(conversation)
+            touched, conversation.touched = conversation.touched, {}
             for mailbox in touched:
-                self._schedule(conversation, mailbox)
+                if mailbox.deadline < mailbox.scheduled_at or mailbox.remind_at < mailbox.scheduled_at:
+                    self._schedule(conversation, mailbox)
                 if mailbox.queued:
                     self.serve(conversation, mailbox)
         timeout = conversation.scopes.next_timeout()
@@ -47,11 +50,11 @@ class Dispatch:
                 self._tell_nobody(conversation, mailbox)
                 return
             self.lease(conversation, mailbox, session)
-        if mailbox.not_before > state.now or self._is_held_back(session.name, mailbox):
+        if mailbox.not_before > state.now or (state.suspects and self._is_held_back(session.name, mailbox)):
             return
-        queued = mailbox.queued
+        queued, leased = mailbox.queued, mailbox.leased
         while queued and queued[0].state is DeliveryState.QUEUED:
-            if mailbox.leased and mailbox.leased[0].attempt > 1:
+            if leased and leased[0].attempt > 1:
                 return  # alone until it is settled: should it fail again, nothing else is to blame (10)
             if session.credit <= 0:
                 session.starved[conversation.conversation_id, mailbox.role] = None
@@ -59,9 +62,8 @@ class Dispatch:
             session.credit -= 1
             delivery = queued.popleft()
             delivery.move("lease")
-            first = not mailbox.leased and delivery.position > mailbox.settled and mailbox.told_fence != mailbox.fence
-            mailbox.leased.append(delivery)
-            self._deliver(conversation, mailbox, session, delivery, with_saved=first)
+            leased.append(delivery)
+            self._deliver(conversation, mailbox, session, delivery)
 
     def lease(self, conversation: Conversation, mailbox: Mailbox, session: Session) -> None:
         """Give the mailbox to *session* under a new fence."""
@@ -175,22 +177,17 @@ class Dispatch:
 
     # -- parts ----------------------------------------------------------------------------------------
 
-    def _deliver(
-        self,
-        conversation: Conversation,
-        mailbox: Mailbox,
-        session: Session,
-        delivery: Delivery,
-        *,
-        with_saved: bool,
-    ) -> None:
-        mailbox.told_fence = mailbox.fence
-        is_oldest = delivery is mailbox.leased[0]
+    def _deliver(self, conversation: Conversation, mailbox: Mailbox, session: Session, delivery: Delivery) -> None:
+        commits, saved, fence, position = 0, None, mailbox.fence, delivery.position
+        if delivery is mailbox.leased[0]:
+            commits = mailbox.commits
+            if mailbox.told_fence != fence and position > mailbox.settled:
+                saved = mailbox.saved
+        mailbox.told_fence = fence
         record: Record = [
-            int(Kind.DELIVER), conversation.conversation_id, session.protocols[conversation.digest], mailbox.role,
-            mailbox.fence, delivery.position, delivery.attempt, mailbox.commits if is_oldest else 0, delivery.type,
-            delivery.sender, delivery.epoch, delivery.sequence, delivery.state_after, self.remaining(mailbox),
-            delivery.trace, delivery.message_id, mailbox.saved if with_saved else None, delivery.body,
+            _DELIVER, conversation.conversation_id, session.protocols[conversation.digest], mailbox.role, fence,
+            position, delivery.attempt, commits, delivery.type, delivery.sender, delivery.epoch, delivery.sequence,
+            delivery.state_after, self.remaining(mailbox), delivery.trace, delivery.message_id, saved, delivery.body,
         ]  # fmt: skip
         # Who plays nothing is a script: what it reads it may print, so it reads only what is on disk.
         waits = session.n_waiting > 0 or (
@@ -232,7 +229,8 @@ class Dispatch:
         for mailbox, n_leased in settled:
             if mailbox.session is not None:
                 mailbox.session.credit += n_leased
-                self.cleared(mailbox.session.name, mailbox)
+                if state.suspects:
+                    self.cleared(mailbox.session.name, mailbox)
                 if mailbox.session.starved:
                     self.feed(mailbox.session)
         revoked, conversation.revoked = conversation.revoked, []
@@ -249,10 +247,8 @@ class Dispatch:
             conversation.touched[mailbox] = None
 
     def _schedule(self, conversation: Conversation, mailbox: Mailbox) -> None:
-        at = min(mailbox.deadline, mailbox.remind_at)
-        if at < mailbox.scheduled_at:
-            mailbox.scheduled_at = at
-            self._state.agenda.add(at, Alarm.DEADLINE, (conversation, mailbox))
+        mailbox.scheduled_at = min(mailbox.deadline, mailbox.remind_at)
+        self._state.agenda.add(mailbox.scheduled_at, Alarm.DEADLINE, (conversation, mailbox))
 
     def _tell_nobody(self, conversation: Conversation, mailbox: Mailbox) -> None:
         """Tell the others, once, that nobody who plays the role is live (RULES.md 14)."""

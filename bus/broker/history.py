@@ -15,7 +15,7 @@ from bus.broker.mailbox import Mailbox
 from bus.broker.state import Alarm, BrokerState
 from bus.ids import show_id
 from bus.spec.compile import compile_protocol
-from bus.spec.protocol import Protocol
+from bus.spec.protocol import Move, Protocol
 from bus.wire.record import Record
 
 
@@ -48,6 +48,18 @@ class History:
             if conversation.outcome is not None:
                 self._note_end(conversation)
         return changed
+
+    def admit(
+        self, conversation: Conversation, mailbox: Mailbox, agent: str, move: Move, message_id: bytes, type: int,
+        address: int, trace: str | None, body: bytes,
+    ) -> list[Conversation]:  # fmt: skip
+        """Carry out a "message" row whose names were looked up already; return the conversations to serve."""
+        mailbox.agent = agent
+        conversation.admit(mailbox, move, type, address, message_id, body, trace, self._state.now)
+        if conversation.outcome is None:
+            return [conversation]
+        self._note_end(conversation)
+        return self._with_children(conversation)
 
     def add_protocol(self, source: str) -> Protocol:
         """Compile *source* and keep it for conversations to come.
@@ -91,17 +103,8 @@ class History:
     ) -> list[Conversation]:  # fmt: skip
         conversation = self._state.conversations[conversation_id]
         mailbox = conversation.mailboxes[role]
-        mailbox.agent = agent
-        conversation.admit(
-            mailbox,
-            type=type,
-            address=address,
-            message_id=message_id,
-            body=body,
-            trace=trace,
-            now=self._state.now,
-        )
-        return self._with_children(conversation)
+        move = mailbox.machine.send[mailbox.at][type, address]
+        return self.admit(conversation, mailbox, agent, move, message_id, type, address, trace, body)
 
     def _commit(
         self, conversation_id: bytes, role: int, agent: str, fence: int, position: int, commit: int, settles: bool,
@@ -111,28 +114,20 @@ class History:
         mailbox = conversation.mailboxes[role]
         self._bind(mailbox, agent, fence)
         changed = [conversation]
-        if not mailbox.is_oldest(position):  # turns follow one another: those before it are over
+        turn = mailbox.oldest()
+        if turn is None or turn.position != position:  # turns follow one another: those before it are over
             changed = self._settle(conversation, mailbox, position - 1)
-        turn = mailbox.oldest() if mailbox.is_oldest(position) else None  # None: what a caller's handler read again
+            turn = mailbox.oldest() if mailbox.is_oldest(position) else None  # None: what a caller's handler read again
         if turn is not None:
             mailbox.commits = commit + 1
             turn.attempt = 1  # each commit begins the count again (10)
         if saved is not None:
             mailbox.saved = saved
         for message_id, type, address, trace, body in sends:
-            if conversation.find_move(mailbox, type, address) is None:
-                # An earlier send of this very turn made the bus move on: superseded.
+            move = conversation.find_move(mailbox, type, address)
+            if move is None:  # an earlier send of this very turn made the bus move on: superseded
                 break
-            conversation.admit(
-                mailbox,
-                type=type,
-                address=address,
-                message_id=message_id,
-                body=body,
-                trace=trace,
-                now=self._state.now,
-                turn=position,
-            )
+            conversation.admit(mailbox, move, type, address, message_id, body, trace, self._state.now, position)
         if settles:
             if mailbox.human:
                 mailbox.answered = (position, agent)
@@ -223,6 +218,8 @@ class History:
         conversation.settled.append((mailbox, n_leased))
         conversation.touched[mailbox] = None
         changed = [conversation]
+        if not conversation.children:
+            return changed
         for child in self._children(conversation):
             assert child.parent is not None
             if child.parent.role == mailbox.role and child.parent.position <= position:

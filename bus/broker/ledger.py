@@ -48,11 +48,11 @@ class Ledger:
         if not self._rows:
             self._rows_since = now
         self._rows.append(row)
-        if urgent:
-            self._urgent = True
         if session is not None:
             self.take(session, n, now)
-            if urgent and session not in self._batch.urgent:
+        if urgent:
+            self._urgent = True
+            if session is not None and session not in self._batch.urgent:
                 self._batch.urgent.add(session)
                 session.urgent.append(n)
 
@@ -60,13 +60,14 @@ class Ledger:
         """Note that the session's records up to *n* are dealt with."""
         if n > session.taken:
             session.taken = n
+        in_effect = session.in_effect() if session.held else session.taken
         if self._rows:
-            self._batch.marks[session] = session.in_effect()
+            self._batch.marks[session] = in_effect
         elif self._handed_out:
-            self._handed_out[-1].marks[session] = session.in_effect()
+            self._handed_out[-1].marks[session] = in_effect
         else:
-            session.synced = session.in_effect()
-        self._ack_later(session, now)
+            session.synced = in_effect
+        self._unacked.setdefault(session, now)
 
     def rows_urgent(self) -> bool:
         """Return whether somebody waits for the rows that are not handed out yet."""
@@ -96,7 +97,7 @@ class Ledger:
                 session.wants_ack = True
             for session, n in batch.marks.items():
                 session.synced = max(session.synced, n)
-                self._ack_later(session, now)
+                self._unacked.setdefault(session, now)
             for session, record in batch.waiting:
                 session.n_waiting -= 1
                 self.send(session, record)
@@ -145,9 +146,6 @@ class Ledger:
         self._out.pop(session, None)
         self._unacked.pop(session, None)
         session.out = []
-
-    def _ack_later(self, session: Session, now: float) -> None:
-        self._unacked.setdefault(session, now)
 
     def _acknowledge(self, now: float) -> None:
         for session, since in list(self._unacked.items()):

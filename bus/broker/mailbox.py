@@ -10,6 +10,7 @@ The mailbox knows neither the broker nor time beyond the instants that it is han
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from enum import StrEnum
 from math import inf
 
@@ -118,7 +119,7 @@ class Mailbox:
         "settled", "timer", "told_fence", "told_nobody", "unsettled",
     )  # fmt: skip
 
-    def __init__(self, machine: Machine, *, human: bool = False) -> None:
+    def __init__(self, machine: Machine, *, human: bool = False, windows: Iterable[int] = ()) -> None:
         self.machine = machine
         self.role = machine.role
         self.human = human
@@ -146,7 +147,7 @@ class Mailbox:
         self.retries = 0
         self.remind_at = inf
         self.reminders = 0
-        self.unsettled: dict[int, int] = {}
+        self.unsettled = dict.fromkeys(windows, 0)
         self.history: list[Delivery] | None = None
         self.involved = False
         self.answered: tuple[int, str] | None = None
@@ -248,7 +249,7 @@ class Mailbox:
         self.early.clear()
         self.leased.clear()
         self.queued.clear()
-        self.unsettled.clear()
+        self.unsettled = dict.fromkeys(self.unsettled, 0)
         self.commits = 0
         return n_leased
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bus.broker.conversation import Conversation
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.refusal import Refusal, out_of_turn
 from bus.ids import ID_BYTES
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.spec.protocol import Move
-from bus.wire.record import NOTICE_TYPE, Record, is_well_formed_send
+from bus.wire.record import NOTICE_TYPE, is_well_formed_send
 
 
 def is_message(conversation: Conversation, type: int) -> bool:
@@ -16,15 +18,13 @@ def is_message(conversation: Conversation, type: int) -> bool:
     return NOTICE_TYPE < type < len(conversation.protocol.messages)
 
 
-def check_id(message_id: bytes) -> Refusal | None:
-    """Return why a message may not be called so, or None."""
-    if len(message_id) == ID_BYTES:
-        return None
+def wrong_id(message_id: bytes) -> Refusal:
+    """Return why a message may not be called so: its id is not of ``ID_BYTES``."""
     return Refusal("malformed", f"expected a message id of {ID_BYTES} bytes, got {len(message_id)}")
 
 
 def check_turn(
-    conversation: Conversation, mailbox: Mailbox, delivery: Delivery, *, settles: bool, sends: list[Record],
+    conversation: Conversation, mailbox: Mailbox, delivery: Delivery, *, settles: bool, sends: list[Any],
     saved: bytes | None, state_bytes: int,
 ) -> Refusal | None:  # fmt: skip
     """Return why the commit on *delivery* must be refused whole, or None."""
@@ -37,9 +37,9 @@ def check_turn(
         refusal = _check_form(conversation, index, send)
         if refusal is not None:
             return refusal
-        move = machine.send[state].get((send[1], send[2]))
-        is_allowed = move is not None and conversation.outcome is None and _count(conversation, move, counted)
-        if move is None or not is_allowed or (index == 0 and conversation.find_move(mailbox, *send[1:3]) is None):
+        key = (send[1], send[2])
+        move = machine.send[state].get(key) if index else conversation.find_move(mailbox, *key)
+        if move is None or conversation.outcome is not None or not _count(conversation, move, counted):
             refusal = out_of_turn(conversation, mailbox, send[1])
             return refusal._replace(message=f"send {index} of the turn: {refusal.message}")
         state = move.next
@@ -51,13 +51,15 @@ def check_turn(
     return None
 
 
-def _check_form(conversation: Conversation, index: int, send: Record) -> Refusal | None:
+def _check_form(conversation: Conversation, index: int, send: Any) -> Refusal | None:
     if not is_well_formed_send(send) or not is_message(conversation, send[1]):
         return Refusal("malformed", f"expected send {index} as docs/wire.md describes it")
     if conversation.protocol.messages[send[1]].delivery is DeliveryClass.AT_MOST_ONCE:
         return Refusal("malformed", f"send {index}: an at-most-once message leaves outside the commit")
-    refusal = check_id(send[0])
-    return refusal and refusal._replace(message=f"send {index}: {refusal.message}")
+    if len(send[0]) == ID_BYTES:
+        return None
+    refusal = wrong_id(send[0])
+    return refusal._replace(message=f"send {index}: {refusal.message}")
 
 
 def owes_after(conversation: Conversation, mailbox: Mailbox, move: Move) -> bool:

@@ -224,7 +224,7 @@ class Link:
             now = self.loop.time()
             if self._receiving or now - self._sent_at < CLOSELY:
                 self._scheduled = True
-                self.loop.call_soon(self._flush)
+                self.loop.call_soon(self._flush_scheduled)
             else:
                 self._sent_at = now
                 self._flush()
@@ -239,8 +239,11 @@ class Link:
         self._lazy = False
         self._flush()
 
-    def _flush(self) -> None:
+    def _flush_scheduled(self) -> None:
         self._scheduled = False
+        self._flush()
+
+    def _flush(self) -> None:
         if self._wire is not None and self.session.has_output():
             for frame in self.session.take_frames():
                 self._wire.send(frame)

@@ -53,7 +53,7 @@ class Turn:
         self._commit: int = record[COMMITS]
         self._sends: list[Sent] = []
         self._ordinal = 0
-        self._since = link.loop.time()
+        self._since = 0.0 if record[REMAINING] is None else link.loop.time()
         self._task: asyncio.Task[None] | None = None
         self._last: Record | None = None
         self._awaited: Record | None = None

@@ -189,6 +189,7 @@ class Protocol:
             a conversation that can fall off its end also has ``done``.
         models: The classes of message types, of ``types`` and ``Artifact``, by name.
         type_of: Model class of a message → index of its message type.
+        windows: Message type → how many of it a receiver may have unsettled, for types with a ``window``.
     """
 
     spec: Spec
@@ -201,12 +202,14 @@ class Protocol:
     tables: Tables
     models: dict[str, type[BaseModel]]
     type_of: dict[type[BaseModel], int] = field(init=False)
+    windows: dict[int, int] = field(init=False)
     _role_of: dict[str, int] = field(init=False)
     _message_of: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         found = object.__setattr__
         found(self, "type_of", {one.model: one.index for one in self.messages})
+        found(self, "windows", {one.index: one.window for one in self.messages if one.window is not None})
         found(self, "_role_of", {role.name: index for index, role in enumerate(self.roles)})
         found(self, "_message_of", {one.name: one.index for one in self.messages})
 

@@ -8,6 +8,7 @@ own skip (which builds nothing) proves that every length is true; above that, ob
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # it ships no stubs
@@ -23,6 +24,7 @@ MAX_DEPTH = 32
 MAX_OBJECTS = 1 << 17
 UNSCANNED_BYTES = 1 << 10  # worst case: 341 nested arrays that each claim 1024 items, 3 MiB for a moment
 
+_FIXMAP = 0x80  # first byte of a map of 0 to 15 keys, the number added
 _PLAIN = frozenset((int, str, bytes, bool, type(None)))
 _pack = msgpack.Packer(autoreset=True, use_bin_type=True).pack
 _unpack = msgpack.unpackb  # its defaults: text is UTF-8, keys are text or bytes, no length above the input's
@@ -80,9 +82,9 @@ def decode_frame(frame: bytes, *, max_bytes: int = MAX_DELIVERY_FRAME_BYTES) -> 
     for record in records:
         if record.__class__ is not list or not record or record[0].__class__ is not int:
             raise MalformedFrame(f"expected records that are arrays and begin with a kind, got {_describe(record)}")
-    # One comprehension over all records: one for each costs twice the time.
-    suspects = [item for record in records for item in record if item.__class__ not in _PLAIN]
-    if suspects and _inspect(suspects, depth=2):
+    if not _PLAIN.issuperset(map(type, chain.from_iterable(records))) and _inspect(
+        chain.from_iterable(records), depth=2
+    ):
         _refuse_duplicates(frame)
     return records
 
@@ -94,13 +96,17 @@ def decode_body(body: bytes) -> Any:
         MalformedFrame: Not msgpack, or beyond a limit.
     """
     value = _decode(body)
-    if value.__class__ is dict:
-        # The common body is one small flat map: its head tells how many keys there must be.
-        suspects = [item for item in value.values() if item.__class__ not in _PLAIN]
-        exact = 0x80 <= body[0] <= 0x8F and len(value) == body[0] & 0x0F
-        if (suspects and _inspect(suspects, depth=1)) or not exact:
+    # What most bodies are: one small map of plain values and lists of these; its head says how many keys there are.
+    if value.__class__ is dict and len(value) == body[0] - _FIXMAP:
+        for item in value.values():
+            kind = item.__class__
+            if kind not in _PLAIN and (kind is not list or not _PLAIN.issuperset(map(type, item))):
+                break
+        else:
+            return value
+        if _inspect(value.values(), depth=1):
             _refuse_duplicates(body)
-    elif value.__class__ not in _PLAIN and _inspect((value,), depth=0):
+    elif _inspect((value,), depth=0):
         _refuse_duplicates(body)
     return value
 
@@ -128,37 +134,40 @@ def _decode(data: bytes) -> Any:
         raise MalformedFrame(f"expected msgpack, got {type(error).__name__}: {error}") from error
 
 
-def _inspect(suspects: Iterable[Any], *, depth: int) -> bool:
-    """Return whether there is a map among *suspects* or below; level by level, so depth needs no recursion.
+def _inspect(values: Iterable[Any], *, depth: int) -> bool:
+    """Return whether there is a map among *values* or below; level by level, so depth needs no recursion.
 
     Args:
-        suspects: Values that are not plain: containers, floats, or what may not be here at all.
-        depth: How many containers are around them.
+        depth: How many containers are around *values*.
 
     Raises:
         MalformedFrame: NaN, an extension type or a timestamp, or nesting above ``MAX_DEPTH``.
     """
     has_map = False
-    level = suspects
-    while level:
+    level: Iterable[Any] | None = values
+    while level is not None:
         depth += 1
-        below: list[Any] = []
+        below: list[Iterable[Any]] = []
         for value in level:
             kind = value.__class__
+            if kind in _PLAIN:
+                continue
             if kind is float:
                 if value != value:
                     raise MalformedFrame("expected a number, got NaN")
                 continue
             if kind is list:
-                below += [item for item in value if item.__class__ not in _PLAIN]
+                inside = value
             elif kind is dict:
                 has_map = True
-                below += [item for item in value.values() if item.__class__ not in _PLAIN]
+                inside = value.values()
             else:
                 raise MalformedFrame(f"expected plain values, got an extension type ({kind.__name__})")
             if depth > MAX_DEPTH:
                 raise MalformedFrame(f"expected nesting of at most {MAX_DEPTH}, got more")
-        level = below
+            if not _PLAIN.issuperset(map(type, inside)):
+                below.append(inside)
+        level = chain.from_iterable(below) if below else None
     return has_map
 
 
