@@ -11,7 +11,7 @@ from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
 from bus.errors import SpecError
 from bus.ids import derive_id
-from bus.spec.protocol import ScopeTable
+from bus.spec.tables import ScopeTable
 from bus.wire.record import WIRE_VERSION, Kind, Record, fits
 
 _PLAY_SHAPE = ((int,), (str,))

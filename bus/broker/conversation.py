@@ -18,7 +18,8 @@ from bus.broker.entry import FAILED, Entry, Parent
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.registry import Session
 from bus.broker.scope_clock import ScopeClock
-from bus.spec.protocol import BusEvent, EventKind, Move, Protocol
+from bus.spec.protocol import Protocol
+from bus.spec.tables import BusEvent, EventKind, Move
 from bus.wire.codec import encode_body
 from bus.wire.record import NOTICE_TYPE, Record
 

@@ -15,7 +15,8 @@ from bus.broker.mailbox import Mailbox
 from bus.broker.state import Alarm, BrokerState
 from bus.ids import show_id
 from bus.spec.compile import compile_protocol
-from bus.spec.protocol import Move, Protocol
+from bus.spec.protocol import Protocol
+from bus.spec.tables import Move
 from bus.wire.record import Record
 
 

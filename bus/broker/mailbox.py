@@ -15,7 +15,7 @@ from enum import StrEnum
 from math import inf
 
 from bus.broker.registry import Session
-from bus.spec.protocol import Machine
+from bus.spec.tables import Machine
 
 
 class DeliveryState(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from math import inf
 
-from bus.spec.protocol import ScopeTable
+from bus.spec.tables import ScopeTable
 
 
 class ScopeClock:

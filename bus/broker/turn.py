@@ -9,7 +9,7 @@ from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.refusal import Refusal, out_of_turn
 from bus.ids import ID_BYTES
 from bus.spec.protocol import Delivery as DeliveryClass
-from bus.spec.protocol import Move
+from bus.spec.tables import Move
 from bus.wire.record import NOTICE_TYPE, is_well_formed_send
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ from bus.sdk.client import Client
 
 _NEEDED = ("pyzmq", "msgpack", "pydantic", "structlog", "PyYAML", "typer", "rich")
 _TRAINING = ("torch", "transformers", "peft", "safetensors", "tokenizers")
+_HOT = "bus.broker.broker"
 _PYTHON = (3, 11)
 _BROKER_WITHIN = 2.0
 _FREE_BYTES = 1 << 30  # a checkpoint of a small model, with room
@@ -49,6 +51,7 @@ def examine(project: Project, address: str) -> Iterator[Finding]:
     yield _python()
     yield _packages()
     yield _training()
+    yield _speed()
     yield _state_folder(project)
     yield _space(project)
     yield _socket_path(project, address)
@@ -76,6 +79,16 @@ def _training() -> Finding:
         advice = "pip install 'palaver[training]' where a training service is to run"
         return Finding("training", Verdict.WARN, f"missing: {', '.join(missing)}", advice)
     return Finding("training", Verdict.OK, ", ".join(f"{name} {_version(name)}" for name in _TRAINING))
+
+
+def _speed() -> Finding:
+    """Look whether the hot path is compiled, and by which event loop agents run; both only cost time."""
+    spec = importlib.util.find_spec(_HOT)
+    loop = "uvloop" if _version("uvloop") else "asyncio"
+    if spec is None or str(spec.origin).endswith(".py"):
+        advice = "`make compile` in a checkout, or a wheel for this platform: about twice as fast"
+        return Finding("speed", Verdict.WARN, f"not compiled, {loop}", advice)
+    return Finding("speed", Verdict.OK, f"compiled, {loop}")
 
 
 def _state_folder(project: Project) -> Finding:

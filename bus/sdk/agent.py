@@ -19,6 +19,7 @@ from bus.sdk.connector import BusConnector
 from bus.sdk.duty import check_duties
 from bus.sdk.handler import HandlerTable, new_handler
 from bus.sdk.link import Connector
+from bus.sdk.loop import run
 from bus.sdk.notice import NOTICES, Notice
 from bus.sdk.part import part_of
 from bus.sdk.runtime import Runtime
@@ -178,7 +179,7 @@ class Agent:
             MissingHandler: See ``check``.
             BrokerUnavailable: No broker answered in time.
         """
-        asyncio.run(self._run(bus, name, instance, settings, numbers))
+        run(self._run(bus, name, instance, settings, numbers))
 
     async def _run(
         self,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bus.errors import MissingHandler
 from bus.sdk.notice import NOTICE_OF_EVENT, Notice, Opened
 from bus.sdk.part import Part
-from bus.spec.protocol import EventKind
+from bus.spec.tables import EventKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from bus.spec.protocol import EventKind
+from bus.spec.tables import EventKind
 
 
 @dataclass(frozen=True, slots=True)

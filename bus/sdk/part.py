@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from bus.errors import NotAllowed
 from bus.ids import show_id
-from bus.spec.protocol import Delivery, Move, Protocol
+from bus.spec.protocol import Delivery, Protocol
+from bus.spec.tables import Move
 
 if TYPE_CHECKING:
     from bus.spec.message_type import MessageType

@@ -15,7 +15,7 @@ from bus.errors import BodyInvalid, TooLarge
 from bus.ids import show_id
 from bus.sdk.part import Part, Receivers
 from bus.sdk.session import MAX_BODY_BYTES
-from bus.spec.protocol import Move
+from bus.spec.tables import Move
 from bus.wire.codec import decode_body, encode_body
 from bus.wire.record import Record
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from bus.errors import SpecError
 from bus.spec.diagnostic import Diagnostic, spec_error
-from bus.spec.protocol import NO_EVENT, BusEvent, Counter, ScopeTable, Timer
 from bus.spec.syntax import Mark
+from bus.spec.tables import NO_EVENT, BusEvent, Counter, ScopeTable, Timer
 
 # A parallel is the only blow-up of the language (LANGUAGE.md, "Static checks"); larger products are refused.
 MAX_NODES = 20_000

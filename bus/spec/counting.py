@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from bus.errors import SpecError
 from bus.spec.automaton import Automaton, Edge, Node, error_at
-from bus.spec.protocol import NO_EVENT
+from bus.spec.tables import NO_EVENT
 
 # Counter → (begins again at zero, adds so much); sorted, so that equal effects are equal values.
 _Effect: TypeAlias = tuple[tuple[int, tuple[bool, int]], ...]

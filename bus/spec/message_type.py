@@ -44,7 +44,8 @@ class MessageType:
         model: The class of its messages.
         keys: Its fields that keep one value during a conversation, as named on the wire.
         secret: Wire names of the fields that are never logged or shown in errors.
-        flat: Attributes are the plain values already: no rich type, no list or map, no alias.
+        lists: Where attributes are the plain values already (no rich type, no map, no alias): the fields that are
+            lists, with the types that their items may have. None where only the serializer knows the wire form.
     """
 
     name: str
@@ -55,7 +56,7 @@ class MessageType:
     keys: tuple[str, ...] = ()
     secret: frozenset[str] = frozenset()
     doc: str = ""
-    flat: bool = False
+    lists: Mapping[str, frozenset[type]] | None = None
     _serialize: Callable[..., dict[str, object]] = field(init=False, repr=False)
     _validate: Callable[..., Message] = field(init=False, repr=False)
 
@@ -69,16 +70,17 @@ class MessageType:
         Raises:
             BodyInvalid: A list or map in it was changed after it was made and no longer fits.
         """
-        if self.flat:
-            return message.__dict__.copy()  # frozen, so still as it was validated; a tenth of the serializer's time
-        try:
-            return self._serialize(message, warnings="error")
-        except PydanticSerializationError:
-            # The cause would show values, secret ones too.
-            raise BodyInvalid(
-                f"{self._where}: a field was changed after the message was made and no longer fits its type; "
-                "make a new message"
-            ) from None
+        if self.lists is None:
+            try:
+                return self._serialize(message, warnings="error")
+            except PydanticSerializationError:
+                raise self._changed() from None  # the cause would show values, secret ones too
+        fields: dict[str, object] = message.__dict__.copy()  # frozen, so but for lists as it was validated
+        for name, kinds in self.lists.items():
+            value = fields[name]
+            if value is not None and not (isinstance(value, list) and kinds.issuperset(map(type, value))):
+                raise self._changed()
+        return fields
 
     def from_plain(self, fields: object) -> Message:
         """Return the message that a peer sent as *fields*; fields that we do not know are left out.
@@ -106,6 +108,12 @@ class MessageType:
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON Schema (2020-12) of the message, for forms and tools."""
         return self.model.model_json_schema(by_alias=True)
+
+    def _changed(self) -> BodyInvalid:
+        return BodyInvalid(
+            f"{self._where}: a field was changed after the message was made and no longer fits its type; "
+            "make a new message"
+        )
 
     @property
     def _where(self) -> str:

@@ -19,7 +19,14 @@ from bus.spec.message_type import Message, MessageType
 from bus.spec.rules import Rule, compile_rule
 from bus.spec.syntax import Delivery, Field, MessageDeclaration, Spec, Struct
 
-_UNCHANGED = ("string", "int", "number", "bool", "bytes")
+# Types whose Python values are those of the wire, with the classes that these values have.
+_UNCHANGED: dict[str, frozenset[type]] = {
+    "string": frozenset({str}),
+    "int": frozenset({int}),
+    "number": frozenset({float, int}),
+    "bool": frozenset({bool}),
+    "bytes": frozenset({bytes}),
+}
 
 
 def build_models(spec: Spec, report: Report) -> dict[str, type[BaseModel]]:
@@ -61,7 +68,7 @@ def message_types(spec: Spec, models: Mapping[str, type[BaseModel]]) -> tuple[Me
                 keys=tuple(key for key in spec.keys if key in names),
                 secret=_secrets(declaration.fields, spec.types),
                 doc=declaration.doc,
-                flat=all(_is_plain(field) for field in declaration.fields),
+                lists=_lists(declaration.fields),
             )
         )
     return tuple(types)
@@ -73,11 +80,19 @@ def attribute_name(name: str) -> str:
     return f"{name}_" if taken else name
 
 
-def _is_plain(field: Field) -> bool:
-    """Return whether the field's Python value and name are those of the wire, and cannot be changed."""
-    if attribute_name(field.name) != field.name:
-        return False
-    return field.type is None or (field.type.container is None and field.type.name in _UNCHANGED)
+def _lists(fields: tuple[Field, ...]) -> dict[str, frozenset[type]] | None:
+    """Return ``MessageType.lists``: None where a Python value or name is not that of the wire."""
+    lists = {}
+    for field in fields:
+        if attribute_name(field.name) != field.name:
+            return None
+        if field.type is None:  # an enum: text
+            continue
+        if field.type.name not in _UNCHANGED or field.type.container not in (None, "list"):
+            return None
+        if field.type.container == "list":
+            lists[field.name] = _UNCHANGED[field.type.name]
+    return lists
 
 
 def _resolves(name: str, structs: Mapping[str, type[BaseModel]]) -> bool:

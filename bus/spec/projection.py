@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 from bus.spec.automaton import Automaton, Edge, Exchange, closure, error_at
 from bus.spec.counting import settle
-from bus.spec.protocol import NO_EVENT, NO_TIMER, EventKind, Machine, Move, Tables
 from bus.spec.syntax import Spec
+from bus.spec.tables import NO_EVENT, NO_TIMER, EventKind, Machine, Move, Tables
 from bus.spec.unfold import unfold
 
 # What a role can see happen, in the order in which a state's successors are numbered.

@@ -22,7 +22,6 @@ from bus.spec.automaton import (
     error_at,
 )
 from bus.spec.interleave import Strand, interleave
-from bus.spec.protocol import NO_EVENT, BusEvent, Counter, EventKind, ScopeTable, Timer
 from bus.spec.syntax import (
     Block,
     Break,
@@ -39,6 +38,7 @@ from bus.spec.syntax import (
     Spec,
     Step,
 )
+from bus.spec.tables import NO_EVENT, BusEvent, Counter, EventKind, ScopeTable, Timer
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ what may befall it are listed; one of them is drawn, until the conversation ends
 from dataclasses import dataclass, field
 from random import Random
 
-from bus.spec.protocol import EventKind, Move, Tables
+from bus.spec.tables import EventKind, Move, Tables
 
 FAILED_BY_DEADLINE = "failed (deadline)"
 

@@ -7,8 +7,8 @@ from bus.spec.diagnostic import Report
 from bus.spec.loader import parse_document
 from bus.spec.parse import parse_spec
 from bus.spec.projection import project
-from bus.spec.protocol import Machine
 from bus.spec.syntax import Spec
+from bus.spec.tables import Machine
 
 SPECS = Path(__file__).parents[2] / "specs"
 _ARROW = re.compile(r"([a-z]\w*) -> ([a-z][\w, ]*): ([A-Z]\w*)")

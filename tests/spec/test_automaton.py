@@ -5,8 +5,8 @@ from spec_source import Walk, shipped, spec_of
 
 from bus.errors import SpecError
 from bus.spec.automaton import closure
-from bus.spec.protocol import EventKind
 from bus.spec.syntax import Break, Interrupt, Mark, Scope, Send
+from bus.spec.tables import EventKind
 from bus.spec.unfold import unfold
 
 

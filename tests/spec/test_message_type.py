@@ -288,14 +288,25 @@ def test_secrets_do_not_show_in_repr():
 
 
 def test_flat_and_nested_messages_give_the_same_kind_of_values():
-    flat = compile_protocol(small("M: {fields: {x: int, y: optional string, z: {enum: [p]}}}"))
-    message = flat.M(x=1, z="p")
+    flat = compile_protocol(small("M: {fields: {x: int, y: optional string, z: {enum: [p]}, t: list of number}}"))
+    message = flat.M(x=1, z="p", t=[1, 0.5])
 
     plain = flat.messages[0].to_plain(message)
     plain["x"] = 2
 
-    assert (flat.messages[0].flat, type_of("M").flat, type_of("Odd").flat) == (True, False, False)
-    assert (plain, message.x) == ({"x": 2, "y": None, "z": "p"}, 1)
+    assert flat.messages[0].lists == {"t": {int, float}}
+    assert (type_of("M").lists, type_of("Odd").lists) == (None, None)
+    assert (plain, message.x) == ({"x": 2, "y": None, "z": "p", "t": [1, 0.5]}, 1)
+
+
+@pytest.mark.parametrize("changed", [[1, "two"], [True], "text"])
+def test_a_list_that_was_changed_since_must_still_fit(changed):
+    flat = compile_protocol(small("M: {fields: {t: list of number}}"))
+    message = flat.M(t=[1])
+    message.__dict__["t"] = changed
+
+    with pytest.raises(BodyInvalid, match="a field was changed after the message was made"):
+        flat.messages[0].to_plain(message)
 
 
 def test_messages_are_values():

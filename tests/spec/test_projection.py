@@ -6,7 +6,7 @@ import pytest
 from spec_source import Walk, shipped, spec_of
 
 from bus.spec.projection import project
-from bus.spec.protocol import Timer
+from bus.spec.tables import Timer
 
 NEWSROOM = Walk(shipped("newsroom"))
 TRAINING = Walk(shipped("training"))
