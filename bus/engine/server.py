@@ -222,7 +222,7 @@ def _spare_the_collector() -> None:
     """Keep what start-up made out of the garbage collector's sight, and have it look less often."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(400_000, 20, 50)
 
 
 def _write_presence(path: Path, *, address: str, term: int) -> None:

@@ -22,6 +22,7 @@ from bus.wire.record import Kind, Record
 log = structlog.get_logger()
 
 CLOSELY = 1e-4  # seconds; in less than this a batch is filled, and nobody minds having waited
+SETTLE_EVERY = 128  # an eighth of a window of 1024: the broker sends more while the handlers go on
 GREETING_PATIENCE = 5.0  # a HELLO without answer for this long is said again on a fresh connection
 
 _DELIVER, _REFUSED, _WELCOME, _NOTICE, _REPLY = (
@@ -109,6 +110,7 @@ class Link:
         self._heart: Heart | None = None
         self._scheduled = False
         self._lazy = False
+        self._n_settled = 0
         self._sent_at = 0.0
         self._receiving = False
         self._broken: PalaverError | None = None
@@ -229,6 +231,14 @@ class Link:
                 self._sent_at = now
                 self._flush()
 
+    def touch_settled(self) -> None:
+        """Have what was settled said: after many deliveries at once, else as ``touch_later``."""
+        self._n_settled += 1
+        if self._n_settled >= SETTLE_EVERY:
+            self._flush()
+        else:
+            self.touch_later()
+
     def touch_later(self) -> None:
         """Have what the session holds sent at the end of this turn of the loop, or sooner with something else."""
         if not self._lazy:
@@ -244,6 +254,7 @@ class Link:
         self._flush()
 
     def _flush(self) -> None:
+        self._n_settled = 0
         if self._wire is not None and self.session.has_output():
             for frame in self.session.take_frames():
                 self._wire.send(frame)

@@ -222,7 +222,7 @@ class OpenConversation:
         if position:
             self._read = position
             if self._settle():
-                self._link.touch_later()
+                self._link.touch_settled()
         else:
             self._link.session.take_lossy()
             self._link.touch_later()

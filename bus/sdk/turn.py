@@ -175,7 +175,7 @@ class Turn:
             self.state.kept(saved)
         else:
             self.link.session.settle(seat.key, seat.fence, self.position)
-            self.link.touch_later()
+            self.link.touch_settled()
         self.ended = True
 
     def _post_commit(self, *, settles: bool, saved: bytes | None) -> Record:
