@@ -320,6 +320,9 @@ class Link:
             self._receiving = False
         if session.accepted != before:
             self._on_accepted()
+        if len(records) > 1 and not self._scheduled:  # what they are answered with leaves together
+            self._scheduled = True
+            self.loop.call_soon(self._flush_scheduled)
         if session.has_output():
             self.touch_later()
 
