@@ -30,6 +30,7 @@ class Exchange:
         stream: One of the messages of a ``*`` or ``+`` step.
         guards: Counters that must be below their limit.
         scopes: The scopes that the message belongs to, outermost first.
+        regions: (parallel, branch) of every parallel around it, outermost first.
     """
 
     mark: Mark
@@ -39,6 +40,16 @@ class Exchange:
     stream: bool = False
     guards: tuple[int, ...] = ()
     scopes: tuple[int, ...] = ()
+    regions: tuple[tuple[int, int], ...] = ()
+
+    def beside(self, other: Exchange) -> bool:
+        """Return whether the two stand in different branches of one parallel, so that either may come first."""
+        for (mine, branch), (theirs, other_branch) in zip(self.regions, other.regions, strict=False):
+            if mine != theirs:
+                return False
+            if branch != other_branch:
+                return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,15 @@ def error_at(mark: Mark, rule: str, problem: str) -> SpecError:
     return spec_error((Diagnostic(mark, rule, problem),))
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A choice: where each of its branches, by name, begins."""
+
+    mark: Mark
+    decider: int
+    branches: tuple[tuple[str, int], ...]
+
+
 @dataclass(slots=True)
 class Automaton:
     """All positions and edges of one conversation, with the tables that they index.
@@ -93,6 +113,9 @@ class Automaton:
         roles: Role name → index.
         messages: Message type name → index.
         counted: Where the loop or stream of each counter is written.
+        decisions: Every choice, in the order written.
+        implicit_end: The END event of a conversation that falls off its end, or ``NO_EVENT``.
+        n_parallels: How many parallels there are.
     """
 
     roles: dict[str, int]
@@ -105,6 +128,9 @@ class Automaton:
     scopes: list[ScopeTable] = field(default_factory=list)
     counters: list[Counter] = field(default_factory=list)
     counted: list[Mark] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    implicit_end: int = NO_EVENT
+    n_parallels: int = 0
 
     def add_node(self, mark: Mark, node: Node) -> int:
         """Return the index of the new *node*.

@@ -119,14 +119,9 @@ def _check_fields(
             )
 
 
-def check_uses(spec: Spec, falls_off: bool, report: Report) -> None:
-    """Report what is declared and never used: E-UNUSED-ROLE, W-UNUSED-MESSAGE, -TYPE and -OUTCOME.
-
-    Args:
-        falls_off: The conversation can fall off its end, which is the outcome ``done``.
-    """
+def check_uses(spec: Spec, report: Report) -> None:
+    """Report roles that take no part: E-UNUSED-ROLE."""
     used_roles: set[str] = set()
-    ended: set[str] = set(BUILT_IN_OUTCOMES)
     for step in steps(spec.conversation):
         match step:
             case Choice():
@@ -135,15 +130,21 @@ def check_uses(spec: Spec, falls_off: bool, report: Report) -> None:
                 used_roles.add(step.role)
             case Call():
                 used_roles.update(ours for _, ours in step.roles)
-            case End():
-                ended.add(step.outcome)
-    sent = list(sends(spec.conversation))
-    used_roles.update(role for send in sent for role in (send.sender, *send.receivers))
+    used_roles.update(role for send in sends(spec.conversation) for role in (send.sender, *send.receivers))
     for role in spec.roles:
         if role.name not in used_roles:
             text = f"roles.{role.name}: the role takes no part in the conversation"
             report.error(role.mark, "E-UNUSED-ROLE", text, role=role.name, suggestion="remove it or let it speak")
-    used_messages = {send.message for send in sent}
+
+
+def check_unused(spec: Spec, falls_off: bool, report: Report) -> None:
+    """Warn of what is declared and never used: W-UNUSED-MESSAGE, -TYPE and -OUTCOME.
+
+    Args:
+        falls_off: The conversation can fall off its end, which is the outcome ``done``.
+    """
+    ended = {step.outcome for step in steps(spec.conversation) if isinstance(step, End)} | set(BUILT_IN_OUTCOMES)
+    used_messages = {send.message for send in sends(spec.conversation)}
     for message in spec.messages:
         if message.name not in used_messages:
             text = f"messages.{message.name}: nobody sends this message"

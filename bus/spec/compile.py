@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -16,18 +16,22 @@ from weakref import WeakValueDictionary
 from pydantic import BaseModel
 
 from bus.errors import SpecError
-from bus.spec.check import BUILT_IN_OUTCOMES, check_names, check_uses
+from bus.spec.check import BUILT_IN_OUTCOMES, check_names, check_unused, check_uses
 from bus.spec.check_choice import check_choices
 from bus.spec.check_flow import check_flow
+from bus.spec.check_order import check_order
+from bus.spec.check_overtaking import check_bounds, check_overtaking
+from bus.spec.check_progress import check_end, check_progress
 from bus.spec.check_time import check_deadlines
 from bus.spec.diagnostic import Diagnostic, Report, did_you_mean, spec_error
 from bus.spec.digest import digest
 from bus.spec.loader import load_text, parse_document
 from bus.spec.models import build_models, message_types
 from bus.spec.parse import PROTOCOL_NAME, parse_spec
-from bus.spec.projection import project
+from bus.spec.projection import Projections, project
 from bus.spec.protocol import Protocol
 from bus.spec.syntax import Mark, Spec
+from bus.spec.unfold import NOT_RUN
 
 SUFFIX = ".protocol.yaml"
 SPECS_VARIABLE = "PALAVER_SPECS"
@@ -107,9 +111,10 @@ class _Examined:
     """What the checks saw. *spec* is None where the text is no YAML of ours."""
 
     spec: Spec | None
-    models: dict[str, type[BaseModel]]
-    falls_off: bool
     report: Report
+    models: dict[str, type[BaseModel]] = field(default_factory=dict)
+    falls_off: bool = False
+    projections: Projections | None = None
 
 
 def _examine(text: str, file: str) -> _Examined:
@@ -119,21 +124,46 @@ def _examine(text: str, file: str) -> _Examined:
     except SpecError as error:
         for diagnostic in error.diagnostics:
             report.add(diagnostic)
-        return _Examined(None, {}, False, report)
+        return _Examined(None, report)
     spec = parse_spec(document, text, report)
     is_whole = not report.has_errors
     if is_whole or (spec.roles and spec.messages):  # without a section every name in it would be unknown
         check_names(spec, report)
     if not is_whole:
-        return _Examined(spec, {}, False, report)
+        return _Examined(spec, report)
     misnamed = report.has_errors
     falls_off = check_flow(spec, report)
     check_deadlines(spec, report)
     if not misnamed:  # else a mistyped name would also be told as one that nobody uses, or that decides nothing
         check_choices(spec, report)
-        check_uses(spec, falls_off, report)
-    models = {} if report.has_errors else build_models(spec, report)
-    return _Examined(spec, models, falls_off, report)
+        check_uses(spec, report)
+    if report.has_errors:
+        return _Examined(spec, report)
+    models = build_models(spec, report)
+    projections = _check_conversation(spec, report)
+    if not report.has_errors:  # else something may be unused because of them
+        check_unused(spec, falls_off, report)
+    return _Examined(spec, report, models, falls_off, projections)
+
+
+def _check_conversation(spec: Spec, report: Report) -> Projections | None:
+    """Check what needs the automaton and the roles' views; return these where they could be made."""
+    try:
+        found = project(spec)
+    except SpecError as error:
+        for diagnostic in error.diagnostics:
+            if diagnostic.rule != NOT_RUN:  # in order, but not for this version to run
+                report.add(diagnostic)
+        return None
+    check_order(spec, found, report)
+    if not report.has_errors:
+        check_overtaking(spec, found, report)
+    if not report.has_errors:
+        check_progress(spec, found, report)
+    if not report.has_errors:
+        check_bounds(spec, found, report)
+        check_end(spec, found, report)
+    return found
 
 
 @lru_cache(maxsize=_CACHED_TEXTS)
@@ -160,7 +190,7 @@ def _compile(text: str, file: str) -> Protocol:
         roles=spec.roles,
         messages=message_types(spec, examined.models),
         outcomes=tuple(dict.fromkeys(outcomes)),
-        tables=project(spec),
+        tables=(examined.projections or project(spec)).tables(),
         models=examined.models,
     )
     return _by_digest.setdefault(name, protocol)

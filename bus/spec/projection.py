@@ -24,8 +24,43 @@ _Label: TypeAlias = tuple[int, int, int]  # (_SENT, type, address), (_RECEIVED, 
 _State: TypeAlias = frozenset[int]
 
 
-def project(spec: Spec) -> Tables:
-    """Return the tables of *spec*: one machine for each role, and all that they index.
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one role sees of the conversation.
+
+    Attributes:
+        machine: The role's machine; its timers index ``Automaton.timers``.
+        states: For each of its states the nodes in which the conversation may rest.
+        points: For each of its states the points (see ``Projections``) at which the conversation may stand.
+    """
+
+    machine: Machine
+    states: tuple[frozenset[int], ...]
+    points: tuple[frozenset[int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Projections:
+    """The global automaton and every role's view of it.
+
+    Attributes:
+        reachable: The nodes that can be reached from the start.
+        points: Point → every message and bus event that may come next there. A point is the start, or where a
+            message or bus event has led; silent moves are the choice of whoever speaks next, and make no point.
+    """
+
+    graph: Automaton
+    reachable: frozenset[int]
+    points: dict[int, tuple[Edge, ...]]
+    views: tuple[View, ...]
+
+    def tables(self) -> Tables:
+        """Return what broker and SDK step through."""
+        return _trimmed(self.graph, tuple(view.machine for view in self.views))
+
+
+def project(spec: Spec) -> Projections:
+    """Return what every role of *spec* sees.
 
     Raises:
         SpecError: See ``unfold``; or the passes of a loop with ``max`` cannot be counted, or a message
@@ -35,8 +70,21 @@ def project(spec: Spec) -> Tables:
     reachable = closure({graph.start}, lambda node: (edge.target for edge in graph.nodes[node].edges))
     settle(graph, reachable)
     scopes: dict[tuple[int, ...], tuple[int, ...]] = {}
-    machines = tuple(_Projection(graph, reachable, role, scopes).run() for role in range(len(spec.roles)))
-    return _trimmed(graph, machines)
+    views = tuple(_Projection(graph, reachable, role, scopes).run() for role in range(len(spec.roles)))
+    return Projections(graph, frozenset(reachable), _points(graph), views)
+
+
+def _points(graph: Automaton) -> dict[int, tuple[Edge, ...]]:
+    nodes = graph.nodes
+    found: dict[int, tuple[Edge, ...]] = {}
+    waiting = [graph.start]
+    while waiting:
+        point = waiting.pop()
+        if point not in found:
+            ahead = closure({point}, lambda node: (edge.target for edge in nodes[node].edges if edge.silent))
+            found[point] = tuple(edge for node in sorted(ahead) for edge in nodes[node].edges if not edge.silent)
+            waiting += [edge.target for edge in found[point]]
+    return found
 
 
 @dataclass(slots=True)
@@ -61,16 +109,17 @@ class _Projection:
             node: [edge.target for edge in graph.nodes[node].edges if not self._sees(edge)] for node in reachable
         }
         self._numbers: dict[_State, int] = {}
+        self._points: list[set[int]] = []  # by number
         self._waiting: deque[_State] = deque()
 
-    def run(self) -> Machine:
+    def run(self) -> View:
         start = self._number({self._graph.start})
         rows: list[_Row] = []
         while self._waiting:
             rows.append(self._row(self._waiting.popleft()))
         states = [*self._numbers]
         due = tuple(self._due(row) for row in rows)
-        return Machine(
+        machine = Machine(
             role=self._role,
             start=start,
             send=tuple(row.send for row in rows),
@@ -82,6 +131,7 @@ class _Projection:
             owes=tuple(self._owes(row, events) for row, events in zip(rows, due, strict=True)),
             final=tuple(not row.send and not row.receive for row in rows),
         )
+        return View(machine, tuple(states), tuple(map(frozenset, self._points)))
 
     def _sees(self, edge: Edge) -> bool:
         if edge.event != NO_EVENT:
@@ -95,11 +145,18 @@ class _Projection:
     def _number(self, targets: set[int]) -> int:
         """Return the number of the state in which the role is once one of *targets* is reached."""
         nodes = self._graph.nodes
-        state = frozenset(n for n in closure(targets, self._unseen.__getitem__) if nodes[n].is_position)
-        if state not in self._numbers:
-            self._numbers[state] = len(self._numbers)
+        around = closure(targets, self._unseen.__getitem__)
+        state = frozenset(n for n in around if nodes[n].is_position)
+        number = self._numbers.get(state)
+        if number is None:
+            number = self._numbers[state] = len(self._numbers)
             self._waiting.append(state)
-        return self._numbers[state]
+            self._points.append(set())
+        self._points[number] |= targets
+        self._points[number] |= {
+            edge.target for n in around for edge in nodes[n].edges if not edge.silent and not self._sees(edge)
+        }
+        return number
 
     def _row(self, state: _State) -> _Row:
         seen: dict[_Label, list[Edge]] = {}

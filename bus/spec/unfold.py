@@ -16,6 +16,7 @@ from bus.spec.automaton import (
     STREAM_WRITTEN,
     WRITTEN,
     Automaton,
+    Decision,
     Edge,
     Exchange,
     Node,
@@ -40,6 +41,8 @@ from bus.spec.syntax import (
 )
 from bus.spec.tables import NO_EVENT, BusEvent, Counter, EventKind, ScopeTable, Timer
 
+NOT_RUN = "E-NOT-RUN"  # in order, but of a kind that this version cannot run
+
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
@@ -58,6 +61,7 @@ class _Around:
     scopes: tuple[int, ...] = ()
     counters: tuple[int, ...] = ()
     frames: tuple[_Frame, ...] = ()
+    regions: tuple[tuple[int, int], ...] = ()
     covered: bool = False
 
 
@@ -90,7 +94,7 @@ class _Unfolding:
         self._graph.start = self._node(mark, outermost)
         last = self._block(self._spec.conversation, self._graph.start, outermost)
         if last is not None:
-            self._end(mark, last, "done")
+            self._graph.implicit_end = self._end(mark, last, "done")
         return self._graph
 
     # -- the graph ---------------------------------------------------------------------------------
@@ -129,6 +133,7 @@ class _Unfolding:
             type=self._graph.messages[send.message],
             stream=bool(send.repeat),
             scopes=around.scopes,
+            regions=around.regions,
         )
 
     def _scope(self, name: str, around: _Around) -> int:
@@ -189,7 +194,7 @@ class _Unfolding:
                     else f"{type(step).__name__.lower()}: {step.role}"
                 )
                 problem = f"{what!r} is part of the language, but this version does not run it yet"
-                raise error_at(step.mark, "E-NOT-RUN", problem)
+                raise error_at(step.mark, NOT_RUN, problem)
         return None
 
     def _send(self, send: Send, here: int, waits: tuple[int, ...], around: _Around) -> int:
@@ -220,10 +225,13 @@ class _Unfolding:
         decider = self._role(choice.mark, choice.decider)
         after = self._node(choice.mark, around)
         self._arm(choice, decider, (here, *self._same_speaker(waits, decider)), after, around)
+        branches = []
         for branch in choice.branches:
             first = self._node(branch.mark, around)
+            branches.append((branch.name, first))
             self._edge(here, Edge(first))
             self._leads(self._block(branch.body, first, around), after)
+        self._graph.decisions.append(Decision(choice.mark, decider, tuple(branches)))
         return self._reached(after)
 
     def _loop(self, loop: Loop, here: int, around: _Around) -> int | None:
@@ -333,17 +341,21 @@ class _Unfolding:
     def _parallel(self, parallel: Parallel, here: int, around: _Around) -> int | None:
         after = self._node(parallel.mark, around)
         strands = []
-        for branch in parallel.branches:
-            first = self._node(branch.mark, around)
-            last = self._block(branch.body, first, around)
+        number = self._graph.n_parallels
+        self._graph.n_parallels += 1
+        for index, branch in enumerate(parallel.branches):
+            inside = replace(around, regions=(*around.regions, (number, index)))
+            first = self._node(branch.mark, inside)
+            last = self._block(branch.body, first, inside)
             strands.append(Strand(first, last, len(self._graph.nodes)))
         start, joined = interleave(self._graph, parallel.mark, tuple(strands), after)
         self._edge(here, Edge(start))
         return after if joined else None
 
-    def _end(self, mark: Mark, here: int, outcome: str) -> None:
-        event = BusEvent(f"{outcome}.end", EventKind.END, f"end {outcome}", outcome=outcome)
-        self._edge(here, Edge(self._terminal, event=self._graph.add_event(event)))
+    def _end(self, mark: Mark, here: int, outcome: str) -> int:
+        event = self._graph.add_event(BusEvent(f"{outcome}.end", EventKind.END, f"end {outcome}", outcome=outcome))
+        self._edge(here, Edge(self._terminal, event=event))
+        return event
 
     # -- deadlines ---------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ class Walk:
     """Reads tables by name: where a role is led by what it sends, receives and is told."""
 
     def __init__(self, spec: Spec) -> None:
-        self.tables = project(spec)
+        self.tables = project(spec).tables()
         self.roles = [role.name for role in spec.roles]
         self.messages = [message.name for message in spec.messages]
 

@@ -70,9 +70,10 @@ def test_scopes_hold_the_four_kinds_of_interrupt():
 
 
 def test_parallel_and_choice_keep_their_branches_in_order():
-    parallel, choice = block_of(
+    parallel, choice, _ = block_of(
         "- parallel: {y: [a -> b: M], x: [b -> a: N]}\n"
-        "- choice: a\n  within: 5m\n  branches: {q: [a -> b: M], p: []}\n  else: []"
+        "- choice: a\n  within: 5m\n  branches: {q: [a -> b: M], p: []}\n  else: []\n"
+        "- a -> b: N"
     )
 
     assert isinstance(parallel, Parallel)
@@ -221,8 +222,9 @@ def test_a_choice_may_begin_with_a_loop_a_parallel_or_a_scope():
     both: [{parallel: {x: [a -> b: O], y: [a -> b: P]}}]
     scope: [{scope: s, do: [a -> b: Q]}]
     inner: [{choice: a, branches: {x: [a -> b: R], y: []}}, a -> b: S]
-    skip: []"""
-    (choice,) = block_of(conversation, ", ".join(f"{name}: {{}}" for name in "MNOPQRS"))
+    skip: []
+- a -> b: T"""
+    choice, _ = block_of(conversation, ", ".join(f"{name}: {{}}" for name in "MNOPQRST"))
 
     assert [type(branch.body[0]).__name__ for branch in choice.branches[:4]] == ["Loop", "Parallel", "Scope", "Choice"]
 

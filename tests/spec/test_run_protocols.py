@@ -17,7 +17,7 @@ SPECS: dict[str, Spec] = {
     "cancel-anywhere": spec_of(CANCEL_ANYWHERE),
     "starvation-bounded-by-max": spec_of(STARVATION_BOUNDED_BY_MAX),
 }
-TABLES = {name: project(spec) for name, spec in SPECS.items()}
+TABLES = {name: project(spec).tables() for name, spec in SPECS.items()}
 
 
 def finished(name: str, *, mishap: float) -> list[ReferenceRun]:
@@ -67,7 +67,7 @@ def test_a_counted_loop_that_its_own_end_leads_into_again_begins_its_passes_anew
         "    - loop: inner\n      max: 2\n      do: [{a -> b: M1}]\n      else: []\n"
         "  else: [{end: enough}]"
     )
-    run = ReferenceRun(project(spec), Random(0), mishap=0.0)
+    run = ReferenceRun(project(spec).tables(), Random(0), mishap=0.0)
 
     assert run.run() == "enough"
     assert run.history == ["0 -> (1,): 0", "0 -> (1,): 0", "inner.max"] * 3 + ["outer.max", "enough.end"]
