@@ -268,7 +268,7 @@ class Conversation:
             mailbox.remind_at = now + entry.remind
 
     def _watch_scopes(self, now: float) -> None:
-        self.scopes.watch({scope for one in self.mailboxes for scope in one.machine.scopes[one.at]}, now)
+        self.scopes.watch({scope for one in self.mailboxes for scope in one.machine.scopes[one.at]}, now, self.sequence)
 
     # -- bus events -----------------------------------------------------------------------------------
 
@@ -295,6 +295,7 @@ class Conversation:
             self.sequence += 1
             self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", event.name))
         receivers = self.tables.addresses[message[1]] if message is not None else ()
+        since = self.scopes.since(event.scope)
         moved: list[Mailbox] = []
         for mailbox in self.mailboxes:
             state = mailbox.machine.bus[mailbox.at].get(number)
@@ -304,7 +305,7 @@ class Conversation:
             mailbox.before = (self.epoch - 1, mailbox.at)
             mailbox.epoch = self.epoch
             if event.discards:
-                self._close_scope(mailbox, event.scope, keep=turn if mailbox is raiser else 0)
+                self._close_scope(mailbox, event.scope, since=since, keep=turn if mailbox is raiser else 0)
             elif event.kind is EventKind.ELSE and event.role == mailbox.role:
                 self._revoke(mailbox, mailbox.discard_newest())
             mailbox.discard_dead()
@@ -335,14 +336,15 @@ class Conversation:
         scope = self.tables.scopes[event.scope].name if event.scope >= 0 else None
         return {"role": role, "scope": scope}
 
-    def _close_scope(self, mailbox: Mailbox, scope: int, *, keep: int) -> None:
+    def _close_scope(self, mailbox: Mailbox, scope: int, *, since: int, keep: int) -> None:
         """Drop what belongs to the scope; an open turn that stands in it is revoked and settled (5).
 
         Args:
+            since: Sequence number by which the scope began; what is older is of a pass that ended well.
             keep: Position of the delivery whose turn raised the interrupt: it goes on, in the new state.
         """
         open_turn = mailbox.leased[0] if len(mailbox.leased) == 1 and not mailbox.queued else None
-        self._revoke(mailbox, mailbox.discard(scope, keep=keep))
+        self._revoke(mailbox, mailbox.discard(scope, since=since, keep=keep))
         if open_turn is not None and mailbox.leased and open_turn.position != keep:
             self.overtaken.append(mailbox)
 

@@ -223,10 +223,11 @@ class Mailbox:
             self.commits = 0
         return n_leased
 
-    def discard(self, scope: int, *, keep: int = 0) -> int:
+    def discard(self, scope: int, *, since: int = 0, keep: int = 0) -> int:
         """Drop what belongs to *scope* and is not settled; return how many of it were leased.
 
         Args:
+            since: Only what has a higher sequence number.
             keep: Position of a delivery whose turn goes on in the new state, 0 for none.
         """
         oldest, n_leased = self.oldest(), len(self.leased)
@@ -234,9 +235,9 @@ class Mailbox:
             if keep and delivery.position == keep:
                 delivery.scopes = ()
                 delivery.epoch = self.epoch
-        self.early = [delivery for delivery in self.early if not self._dropped(delivery, scope)]
-        self.leased = deque(delivery for delivery in self.leased if not self._dropped(delivery, scope))
-        self.queued = deque(delivery for delivery in self.queued if not self._dropped(delivery, scope))
+        self.early = [delivery for delivery in self.early if not self._dropped(delivery, scope, since)]
+        self.leased = deque(delivery for delivery in self.leased if not self._dropped(delivery, scope, since))
+        self.queued = deque(delivery for delivery in self.queued if not self._dropped(delivery, scope, since))
         if self.oldest() is not oldest:
             self.commits = 0
         return n_leased - len(self.leased)
@@ -300,8 +301,8 @@ class Mailbox:
                     self.unsettled[delivery.type] += 1
             self.history = []
 
-    def _dropped(self, delivery: Delivery, scope: int) -> bool:
-        if scope not in delivery.scopes:
+    def _dropped(self, delivery: Delivery, scope: int, since: int) -> bool:
+        if scope not in delivery.scopes or delivery.sequence <= since:
             return False
         delivery.move("discard")
         self._forget(delivery)

@@ -19,15 +19,19 @@ class ScopeClock:
 
     def __init__(self, tables: tuple[ScopeTable, ...]) -> None:
         self._tables = tables
-        self._started: dict[int, float] = {}
+        self._started: dict[int, tuple[float, int]] = {}  # instant, sequence by then
         self.scheduled_at = inf
 
-    def watch(self, inside: Collection[int], now: float) -> None:
-        """Note that these scopes, and no others, have somebody *inside*."""
+    def watch(self, inside: Collection[int], now: float, sequence: int) -> None:
+        """Note that these scopes, and no others, have somebody *inside*; *sequence* is the conversation's."""
         for scope in inside:
-            self._started.setdefault(scope, now)
+            self._started.setdefault(scope, (now, sequence))
         for scope in [scope for scope in self._started if scope not in inside]:
             del self._started[scope]
+
+    def since(self, scope: int) -> int:
+        """Return the sequence number by which the scope began this time: only what came later is of this time."""
+        return self._started[scope][1] if scope in self._started else 0
 
     def stop(self) -> None:
         """Forget every scope: the conversation is over."""
@@ -39,7 +43,7 @@ class ScopeClock:
             return None
         due = [
             (started + seconds, event)
-            for scope, started in self._started.items()
+            for scope, (started, _) in self._started.items()
             for seconds, event in self._tables[scope].timeouts
         ]
         return min(due, default=None)

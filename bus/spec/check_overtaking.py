@@ -1,19 +1,19 @@
-"""What may arrive while a role has not moved: E-RECEIVE-RACE, W-UNBOUNDED.
+"""What may happen while a role has not moved: E-RECEIVE-RACE, E-UNAWARE-SENDER (of a bus event), W-UNBOUNDED.
 
-Both follow the conversation on while one role stands still. What that role would have sent is not sent,
+All follow the conversation on while one role stands still. What that role would have sent is not sent,
 so whoever waits for it stands still, too, and so on; everything else can still happen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from bus.spec.automaton import Automaton, Edge, Exchange
 from bus.spec.check_order import ordinary
 from bus.spec.diagnostic import Diagnostic, Report, Severity
 from bus.spec.projection import Projections
 from bus.spec.syntax import Delivery, Spec
-from bus.spec.tables import NO_EVENT
+from bus.spec.tables import NO_EVENT, EventKind
 from bus.spec.witness import Names, way_to, way_to_member
 
 # Places looked at from one message; only products of large parallels have more, and there the search stops.
@@ -38,7 +38,7 @@ def check_overtaking(spec: Spec, found: Projections, report: Report) -> None:
             for node, edge, first in heard:
                 key = (edge.target, role)
                 if key not in arrivals:
-                    arrivals[key] = list(_arrivals(graph, edge.target, role))
+                    arrivals[key] = list(_arrivals(found, edge.target, role))
                 for _, _, second in heard:
                     later = _mistaken(first, second, arrivals[key])
                     if later is not None:
@@ -71,30 +71,72 @@ def _tell(
     )  # fmt: skip
 
 
-def _arrivals(graph: Automaton, node: int, role: int) -> Iterator[Exchange]:
-    """Yield every message to *role* that can be sent from *node* on without *role* doing anything."""
-    for _, exchange, blocked in _onward(graph, node, frozenset({role})):
-        if exchange.sender not in blocked and role in graph.addresses[exchange.address]:
+def _arrivals(found: Projections, point: int, role: int) -> Iterator[Exchange]:
+    """Yield every message to *role* that can be sent from *point* on without *role* doing anything."""
+    for _, edge, blocked in _onward(found, point, frozenset({role})):
+        exchange = edge.exchange
+        if exchange is None or exchange.sender in blocked:
+            continue
+        if role in found.graph.addresses[exchange.address]:
             yield exchange
 
 
-def _onward(graph: Automaton, node: int, blocked: frozenset[int]) -> Iterator[tuple[Edge, Exchange, frozenset[int]]]:
-    """Yield each message that lies ahead with the roles that stand still when it is due; bus events end the search."""
-    start = (node, blocked)
-    seen, waiting = {start}, [start]
+def _onward(found: Projections, point: int, blocked: frozenset[int]) -> Iterator[tuple[int, Edge, frozenset[int]]]:
+    """Yield (point, edge, roles that stand still by then) of each message ahead; bus events end the search."""
+    n_roles, addresses = len(found.views), found.graph.addresses
+    seen, waiting = {(point, blocked)}, [(point, blocked)]
     while waiting and len(seen) < _MOST_PLACES:
         here, still = waiting.pop()
-        for edge in graph.nodes[here].edges:
-            if edge.event != NO_EVENT:
-                continue
-            then = still
-            if edge.exchange is not None:
-                yield edge, edge.exchange, still
-                if edge.exchange.sender in still:
-                    then = still | set(graph.addresses[edge.exchange.address])
-            if len(then) < len(graph.roles) and (edge.target, then) not in seen:
-                seen.add((edge.target, then))
-                waiting.append((edge.target, then))
+        for edge, exchange in ordinary(found.points[here]):
+            yield here, edge, still
+            then = (edge.target, still | set(addresses[exchange.address]) if exchange.sender in still else still)
+            if len(then[1]) < n_roles and then not in seen:
+                seen.add(then)
+                waiting.append(then)
+
+
+def check_running_ahead(spec: Spec, found: Projections, report: Report) -> None:
+    """Report messages that may be sent ahead of a point at which the bus can still turn the conversation elsewhere.
+
+    Who has sent or read such a message has left the place where the bus event would have met it.
+    """
+    names, told = Names(spec, found.graph), set()
+    for point, edges in found.points.items():
+        events = _events(edges)
+        for first, awaited in ordinary(edges):
+            still = frozenset({awaited.sender, *found.graph.addresses[awaited.address]})
+            for place, edge, blocked in _onward(found, first.target, still):
+                exchange = edge.exchange
+                if exchange is None or exchange.sender in blocked or exchange.mark in told:
+                    continue
+                if exchange.beside(awaited):
+                    continue
+                missed = _missed(found, exchange, events | _events(found.points[place]), edge.target)
+                if missed:
+                    told.add(exchange.mark)
+                    trace = way_to(found, names, lambda one, point=point: one == point)  # type: ignore[misc]  # bound now
+                    report.add(_unaware(names, exchange, awaited, min(missed), trace))
+
+
+def _events(edges: Iterable[Edge]) -> frozenset[int]:
+    return frozenset(edge.event for edge in edges if edge.event != NO_EVENT)
+
+
+def _missed(found: Projections, exchange: Exchange, events: frozenset[int], target: int) -> frozenset[int]:
+    """Return the bus events that cannot strike any more behind *exchange*, its own deadline left out."""
+    table = found.graph.events
+    own = {one for one in events if table[one].kind is EventKind.ELSE and table[one].role == exchange.sender}
+    return events - own - _events(found.points[target])
+
+
+def _unaware(names: Names, exchange: Exchange, awaited: Exchange, event: int, trace: tuple[str, ...]) -> Diagnostic:
+    who = names.role(exchange.sender)
+    text = (
+        f"{who!r} may send {names.exchange(exchange)!r} before {names.exchange(awaited)!r}, and cannot know that the "
+        f"bus will not tell {names.graph.events[event].name!r} instead"
+    )
+    hint = f"let {who!r} hear from {names.role(awaited.sender)!r} first"
+    return Diagnostic(exchange.mark, "E-UNAWARE-SENDER", text, role=who, trace=trace, suggestion=hint)
 
 
 def check_bounds(spec: Spec, found: Projections, report: Report) -> None:
@@ -106,7 +148,7 @@ def check_bounds(spec: Spec, found: Projections, report: Report) -> None:
             if exchange.mark in told or _is_bounded(spec, graph, node, exchange):
                 continue
             for receiver in graph.addresses[exchange.address]:
-                if _comes_again(graph, edge, exchange, receiver):
+                if _comes_again(found, edge, exchange, receiver):
                     told.add(exchange.mark)
                     text = (
                         f"{names.exchange(exchange)!r} can be sent without end while {names.role(receiver)!r} has read "
@@ -128,9 +170,9 @@ def _is_bounded(spec: Spec, graph: Automaton, node: int, exchange: Exchange) -> 
     return bool(exchange.guards or graph.nodes[node].counters)
 
 
-def _comes_again(graph: Automaton, edge: Edge, exchange: Exchange, receiver: int) -> bool:
+def _comes_again(found: Projections, edge: Edge, exchange: Exchange, receiver: int) -> bool:
     """Return whether the same message can be sent again with *receiver* standing still all the while."""
     return any(
-        again.mark == exchange.mark and exchange.sender not in blocked
-        for _, again, blocked in _onward(graph, edge.target, frozenset({receiver}))
+        again.exchange is not None and again.exchange.mark == exchange.mark and exchange.sender not in blocked
+        for _, again, blocked in _onward(found, edge.target, frozenset({receiver}))
     )

@@ -52,8 +52,7 @@ def check_end(spec: Spec, found: Projections, report: Report) -> None:
         marks = _marks(graph, nodes)
         if not marks or not _is_bottom(graph, nodes) or set(marks) <= endless:
             continue
-        first = min(nodes)
-        trace = way_to(found, names, lambda one, first=first: one == first)  # type: ignore[misc]  # bound at once
+        trace = way_to(found, names, _turns_into(graph, nodes).__contains__)
         text = "from here on the conversation can never end"
         hint = "leave the loop by 'break' or 'end', bound it by 'max' or 'within', or write 'endless: true'"
         report.add(Diagnostic(marks[0], "W-NO-END", text, Severity.WARNING, None, trace, hint))
@@ -74,8 +73,7 @@ def _starved(
         marks = _marks(graph, nodes)
         if not marks or not nodes & waiting or role in _speakers_and_hearers(graph, nodes):
             continue
-        first = min(nodes & waiting)
-        trace = way_to(found, names, lambda one, first=first: one == first)  # type: ignore[misc]  # bound at once
+        trace = way_to(found, names, _turns_into(graph, nodes).__contains__)
         who = names.role(role)
         if rule == "E-STARVED":
             text = f"{who!r} may wait for ever: this way goes on without it and never comes back to it"
@@ -119,6 +117,13 @@ def _is_bounded(graph: Automaton, nodes: frozenset[int]) -> bool:
 
 def _turns(nodes: frozenset[int], successors: Callable[[int], Iterable[int]]) -> bool:
     return len(nodes) > 1 or any(target in nodes for node in nodes for target in successors(node))
+
+
+def _turns_into(graph: Automaton, nodes: frozenset[int]) -> frozenset[int]:
+    """Return the nodes to which a message inside *nodes* leads."""
+    return frozenset(
+        edge.target for node in nodes for edge, _ in ordinary(graph.nodes[node].edges) if edge.target in nodes
+    )
 
 
 def _marks(graph: Automaton, nodes: frozenset[int]) -> list[Mark]:

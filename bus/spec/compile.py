@@ -20,7 +20,7 @@ from bus.spec.check import BUILT_IN_OUTCOMES, check_names, check_unused, check_u
 from bus.spec.check_choice import check_choices
 from bus.spec.check_flow import check_flow
 from bus.spec.check_order import check_order
-from bus.spec.check_overtaking import check_bounds, check_overtaking
+from bus.spec.check_overtaking import check_bounds, check_overtaking, check_running_ahead
 from bus.spec.check_progress import check_end, check_progress
 from bus.spec.check_time import check_deadlines
 from bus.spec.diagnostic import Diagnostic, Report, did_you_mean, spec_error
@@ -158,6 +158,7 @@ def _check_conversation(spec: Spec, report: Report) -> Projections | None:
     check_order(spec, found, report)
     if not report.has_errors:
         check_overtaking(spec, found, report)
+        check_running_ahead(spec, found, report)
     if not report.has_errors:
         check_progress(spec, found, report)
     if not report.has_errors:

@@ -82,7 +82,10 @@ SMALL = [
     ("W-UNUSED-MESSAGE", small("M: {}, N: {}")),
     ("W-UNUSED-TYPE", small(types="{T: {fields: {x: int}}}")),
     ("W-UNUSED-OUTCOME", small(outcomes="{never: }")),
-    ("W-DEADLINE", small(conversation="- loop: l\n  within: 1m\n  do: [{a -> b: M, within: 2m}]\n  else: []")),
+    (
+        "W-DEADLINE",
+        small(TWO, "- loop: l\n  within: 1m\n  do: [{a -> b: M, within: 2m}, b -> a: N]\n  else: []"),
+    ),
     (
         "W-DEADLINE",
         small(TWO, "- scope: s\n  do: [a -> b: M, {b -> a: N, within: 40s, retry: 1}]\n  interrupts: [" + MINUTE + "]"),
