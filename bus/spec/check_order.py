@@ -98,9 +98,9 @@ def _compare(order: Order, point: int, first: Exchange, second: Exchange) -> Non
     names, addresses = order.names, order.found.graph.addresses
     if first.sender == second.sender:
         shared = set(addresses[first.address]) & set(addresses[second.address])
-        if first.type == second.type and shared and first.mark != second.mark:
+        if first.type == second.type and shared:
             text = (
-                f"{names.exchange(second)!r} may be this step or the one at line {first.mark.line}: "
+                f"{names.exchange(second)!r} may be one more of this step, or the step at line {first.mark.line}: "
                 f"{names.role(min(shared))!r} cannot tell which"
             )
             trace = way_to(order.found, names, lambda one: one == point)

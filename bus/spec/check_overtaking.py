@@ -16,6 +16,7 @@ from bus.spec.syntax import Delivery, Spec
 from bus.spec.tables import NO_EVENT, EventKind
 from bus.spec.witness import Names, way_to, way_to_member
 
+_SUDDEN = frozenset({EventKind.ELSE, EventKind.TIMEOUT, EventKind.LOST, EventKind.FAILED})
 # Places looked at from one message; only products of large parallels have more, and there the search stops.
 _MOST_PLACES = 20_000
 
@@ -111,7 +112,7 @@ def check_running_ahead(spec: Spec, found: Projections, report: Report) -> None:
                     continue
                 if exchange.beside(awaited):
                     continue
-                missed = _missed(found, exchange, events | _events(found.points[place]), edge.target)
+                missed = _missed(found, edge, exchange, events, place)
                 if missed:
                     told.add(exchange.mark)
                     trace = way_to(found, names, lambda one, point=point: one == point)  # type: ignore[misc]  # bound now
@@ -122,18 +123,27 @@ def _events(edges: Iterable[Edge]) -> frozenset[int]:
     return frozenset(edge.event for edge in edges if edge.event != NO_EVENT)
 
 
-def _missed(found: Projections, exchange: Exchange, events: frozenset[int], target: int) -> frozenset[int]:
-    """Return the bus events that cannot strike any more behind *exchange*, its own deadline left out."""
-    table = found.graph.events
-    own = {one for one in events if table[one].kind is EventKind.ELSE and table[one].role == exchange.sender}
-    return events - own - _events(found.points[target])
+def _missed(found: Projections, edge: Edge, exchange: Exchange, events: frozenset[int], place: int) -> frozenset[int]:
+    """Return the bus events that can strike where the others are, or where *edge* leads, but not in both.
+
+    Args:
+        events: Those that can strike where the others are; *place* is where *edge* stands.
+    """
+    graph = found.graph
+    table, here, there = graph.events, _events(found.points[place]), _events(found.points[edge.target])
+    own = {one for one in events | here if table[one].kind is EventKind.ELSE and table[one].role == exchange.sender}
+    # END and MAX wait until everybody is there, and so do interrupts.
+    sudden = {one for one in (here | there) - events if table[one].kind in _SUDDEN}
+    # A pass that is counted before it was gone through would end its loop too early.
+    counted = {graph.counters[counter].event for counter in edge.counts} - {NO_EVENT}
+    return ((events | here) - own - there) | sudden | counted
 
 
 def _unaware(names: Names, exchange: Exchange, awaited: Exchange, event: int, trace: tuple[str, ...]) -> Diagnostic:
     who = names.role(exchange.sender)
     text = (
-        f"{who!r} may send {names.exchange(exchange)!r} before {names.exchange(awaited)!r}, and cannot know that the "
-        f"bus will not tell {names.graph.events[event].name!r} instead"
+        f"{who!r} may send {names.exchange(exchange)!r} before {names.exchange(awaited)!r}, and cannot know whether "
+        f"{names.graph.events[event].name!r} comes in between, which everybody must be there for"
     )
     hint = f"let {who!r} hear from {names.role(awaited.sender)!r} first"
     return Diagnostic(exchange.mark, "E-UNAWARE-SENDER", text, role=who, trace=trace, suggestion=hint)
