@@ -133,7 +133,7 @@ def _missed(found: Projections, edge: Edge, exchange: Exchange, events: frozense
     table, here, there = graph.events, _events(found.points[place]), _events(found.points[edge.target])
     own = {one for one in events | here if table[one].kind is EventKind.ELSE and table[one].role == exchange.sender}
     # END and MAX wait until everybody is there, and so do interrupts.
-    sudden = {one for one in (here | there) - events if table[one].kind in _SUDDEN}
+    sudden = {one for one in (here | there) - events - own if table[one].kind in _SUDDEN}
     # A pass that is counted before it was gone through would end its loop too early.
     counted = {graph.counters[counter].event for counter in edge.counts} - {NO_EVENT}
     return ((events | here) - own - there) | sudden | counted
