@@ -13,7 +13,7 @@ from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
 from bus.broker.history import History
 from bus.broker.mailbox import Delivery, Mailbox
-from bus.broker.opening import check_opening
+from bus.broker.opening import bind_members, check_opening
 from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
@@ -107,13 +107,11 @@ class Admission:
             return
         digest = session.numbers.get(number)
         if digest is None or not 0 <= role < len(state.protocols[digest].roles):
-            self.refuse(
-                session,
-                n,
-                Refusal("unknown-protocol", f"expected a protocol number of WELCOME, got {number!r}"),
-            )
+            text = f"expected a protocol number of WELCOME, got {number!r}"
+            self.refuse(session, n, Refusal("unknown-protocol", text))
             return
-        refusal = check_opening(state, digest, conversation_id, bindings, parent)
+        bindings = bind_members(state, digest, bindings)
+        refusal = check_opening(state, digest, conversation_id, role, bindings, parent)
         if refusal is not None:
             self.refuse(session, n, refusal)
             return
@@ -121,12 +119,12 @@ class Admission:
         row: Record = ["open", conversation_id, digest, role, session.name, request_id, bindings, link]
         self.decide(row, session=session, n=n)
         conversation = state.conversations[conversation_id]
-        self._dispatch.lease(conversation, conversation.mailboxes[role], session)
+        self._dispatch.lease(conversation, conversation.mailboxes[conversation.opener], session)
 
     def _attach(self, session: Session, n: int, conversation: Conversation, role: int) -> None:
         state = self._state
-        mailbox = conversation.mailboxes[role] if 0 <= role < len(conversation.mailboxes) else None
-        if mailbox is None or role != conversation.opener or mailbox.agent != session.name:
+        mailbox = conversation.mailboxes[conversation.opener]
+        if role != conversation.players[conversation.opener].role or mailbox.agent != session.name:
             opener = conversation.mailboxes[conversation.opener].agent
             text = f"conversation {show_id(conversation.conversation_id)} was opened by {opener!r}"
             self.refuse(session, n, Refusal("not-yours", text))
@@ -173,7 +171,7 @@ class Admission:
             return
         delivery_class = conversation.protocol.messages[type].delivery
         if delivery_class is DeliveryClass.AT_MOST_ONCE:
-            self._pass_on(conversation, mailbox, record)
+            self._dispatch.pass_on(conversation, move.voice, record)
             state.ledger.take(session, n, state.now)
             return
         if not conversation.has_room(type, address, state.settings.mailbox):
@@ -196,21 +194,8 @@ class Admission:
         if mailbox.agent == session.name:
             return mailbox if conversation.digest in session.protocols else None
         offered = mailbox.player is None and (not mailbox.offered or session.name in mailbox.offered)
-        return mailbox if offered and (conversation.digest, role) in session.plays else None
-
-    def _pass_on(self, conversation: Conversation, mailbox: Mailbox, record: Record) -> None:
-        """Deliver an at-most-once message: never journaled, never steps a state (4, 13)."""
-        _, _, message_id, conversation_id, _, type, address, _, remaining, trace, body = record
-        for role in conversation.tables.addresses[address]:
-            receiver = conversation.mailboxes[role]
-            if receiver.session is None or (mailbox.role, type) not in receiver.machine.receive[receiver.at]:
-                continue
-            number = receiver.session.protocols[conversation.digest]
-            delivery: Record = [
-                int(Kind.DELIVER), conversation_id, number, role, receiver.fence, 0, 1, 0, type, mailbox.role,
-                conversation.epoch, 0, receiver.at, remaining, trace, message_id, None, body,
-            ]  # fmt: skip
-            self._dispatch.deliver_lossy(receiver.session, delivery)
+        plays = conversation.digest, conversation.players[role].role
+        return mailbox if offered and plays in session.plays else None
 
     def _hold(self, session: Session, conversation: Conversation, record: Record) -> None:
         """Keep a record until its receiver has room (8); its sender sees no acknowledgement till then."""
@@ -269,14 +254,21 @@ class Admission:
                 conversation.end_lease(mailbox)
                 self._dispatch.serve_touched(conversation)
             return
-        if sends and delivery.epoch < mailbox.epoch:
+        is_overtaken = delivery.epoch < mailbox.overtaken_at
+        if not is_overtaken or not sends:
+            refusal = check_turn(
+                conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved,
+                state_bytes=state.settings.state_bytes,
+            )  # fmt: skip
+            # What befell one member meanwhile leaves alone what is said to others; said to that one it is too late.
+            is_overtaken = refusal is not None and refusal.code == "not-allowed" and delivery.epoch < mailbox.epoch
+        if is_overtaken and sends:
             # The bus moved on behind this delivery (a loop's `max`): what it says no longer counts, no blame.
             state.send(session, [int(Kind.NOTICE), "superseded", {"n": n, "conversation": conversation_id}])
             sends, saved = [], None
-        refusal = check_turn(
-            conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved,
-            state_bytes=state.settings.state_bytes,
-        )  # fmt: skip
+            refusal = check_turn(
+                conversation, mailbox, delivery, settles=settles, sends=[], saved=None, state_bytes=0
+            )  # fmt: skip
         if refusal is not None:
             self.refuse(session, n, refusal)
             self.bury(conversation, mailbox, delivery, code=refusal.code, detail=refusal.message)
@@ -355,7 +347,7 @@ class Admission:
         if delivery is None:
             return
         failures = delivery.attempt
-        who = conversation.protocol.roles[role].name
+        who = conversation.players[role].name
         if final or failures >= state.settings.max_attempts:
             self.bury(conversation, mailbox, delivery, code=code, detail=detail)
             return

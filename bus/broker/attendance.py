@@ -164,8 +164,9 @@ class Attendance:
                 raise HelloRefused("malformed", "expected plays of [source index, role name]")
             protocol = self._state.protocols[digests[play[0]]]
             names = [role.name for role in protocol.roles]
-            if play[1] not in names:
-                text = f"expected a role of {protocol.name} ({', '.join(names)}), got {play[1]!r}"
+            if play[1] not in names or protocol.roles[names.index(play[1])].source is not None:
+                known = ", ".join(role.name for role in protocol.roles if role.source is None)
+                text = f"expected a role of {protocol.name} that an agent plays ({known}), got {play[1]!r}"
                 raise HelloRefused("unknown-role", text)
             roles.add((digests[play[0]], names.index(play[1])))
         return frozenset(roles)
@@ -234,4 +235,4 @@ class Attendance:
         if mailbox.agent is not None and mailbox.player in (None, session.name) and mailbox.role == conversation.opener:
             return conversation.digest in session.protocols
         is_free = mailbox.player in (None, session.name)
-        return is_free and (conversation.digest, mailbox.role) in session.plays
+        return is_free and (conversation.digest, conversation.players[mailbox.role].role) in session.plays

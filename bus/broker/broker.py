@@ -239,14 +239,14 @@ class Broker:
             mailbox.remind_at = state.now + timer.remind
             state.note(
                 "info", "delivery.reminded", conversation_id=show_id(conversation.conversation_id),
-                role=conversation.protocol.roles[mailbox.role].name, reminders=mailbox.reminders,
+                role=conversation.players[mailbox.role].name, reminders=mailbox.reminders,
             )  # fmt: skip
         conversation.touched[mailbox] = None
         self._dispatch.serve_touched(conversation)
 
     def _miss(self, conversation: Conversation, mailbox: Mailbox) -> None:
         timer = conversation.tables.timers[mailbox.timer]
-        who = conversation.protocol.roles[mailbox.role].name
+        who = conversation.players[mailbox.role].name
         conversation_id = conversation.conversation_id
         self._state.note(
             "warning", "delivery.expired", conversation_id=show_id(conversation_id), role=who, step=timer.step

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from math import inf
 
+from bus.broker.cast import Cast
 from bus.broker.entry import FAILED, Entry, Parent
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.registry import Session
@@ -31,7 +32,8 @@ class Conversation:
     """The state of one conversation.
 
     Attributes:
-        mailboxes: One a role, by index.
+        cast: Who takes part; *players* and *tables* are its own.
+        mailboxes: One a player, by index; its ``role`` is that index.
         counters: Passes of loops and messages of streams so far, by index.
         outcome: How it ended, or None while it lives.
         touched: Mailboxes changed since the broker last looked; it schedules and serves them.
@@ -45,30 +47,34 @@ class Conversation:
     """
 
     __slots__ = (
-        "_new_ids", "_old_ids", "children", "conversation_id", "counters", "default_within", "digest", "epoch",
-        "held", "is_end_noted", "is_retained", "mailboxes", "opened_at", "opener", "outcome", "overtaken", "parent",
-        "protocol", "reason", "request_id", "revoked", "scopes", "sequence", "settled", "tables", "touched",
-        "transcript",
+        "_new_ids", "_old_ids", "cast", "children", "conversation_id", "counters", "default_within", "digest",
+        "epoch", "held", "is_end_noted", "is_retained", "mailboxes", "opened_at", "opener", "outcome",
+        "overtaken", "parent", "players", "protocol", "reason", "request_id", "revoked", "scopes", "sequence",
+        "settled", "tables", "touched", "transcript",
     )  # fmt: skip
 
     def __init__(
         self, *, conversation_id: bytes, protocol: Protocol, opener: int, request_id: str, now: float,
-        default_within: float, parent: Parent | None = None,
+        default_within: float, parent: Parent | None = None, members: dict[str, list[str]] | None = None,
     ) -> None:  # fmt: skip
         self.conversation_id = conversation_id
         self.protocol = protocol
         self.digest = protocol.digest
-        self.tables = protocol.tables
-        self.opener = opener
+        self.cast = Cast(protocol, members or {})
+        self.tables = self.cast.tables
+        self.players = self.cast.players
+        self.opener = self.cast.player(opener)
         self.request_id = request_id
         self.opened_at = now
         self.default_within = default_within
         self.parent = parent
         self.children: set[bytes] = set()
         self.mailboxes = [
-            Mailbox(machine, human=role.human, windows=protocol.windows)
-            for machine, role in zip(self.tables.machines, protocol.roles, strict=True)
+            Mailbox(self.tables.machines[index], human=protocol.roles[player.role].human, windows=protocol.windows)
+            for index, player in enumerate(self.players)
         ]
+        for index, mailbox in enumerate(self.mailboxes):
+            mailbox.agent = self.cast.agent(index)
         self.counters = [0] * len(self.tables.counters)
         self.epoch = 0
         self.sequence = 0
@@ -110,12 +116,9 @@ class Conversation:
         for counter in move.guards:
             if self.counters[counter] >= self.tables.counters[counter].limit:
                 return None
-        if move.interrupt >= 0 and not self._known_to_all(move.interrupt):
+        if move.interrupt >= 0 and not self.cast.is_known_to_all(move.interrupt, self.mailboxes):
             return None
         return move
-
-    def _known_to_all(self, event: int) -> bool:
-        return all(event in mailbox.machine.bus[mailbox.at] for mailbox in self.mailboxes)
 
     def was_allowed(self, mailbox: Mailbox, type: int, address: int, epoch: int) -> bool:
         """Return whether a sender that had seen *epoch* was right to send this: superseded, no blame."""
@@ -152,7 +155,7 @@ class Conversation:
             turn: Position of the delivery whose turn sends it, 0 outside a turn: an interrupt closes no turn that
                 raises it itself.
         """
-        self._count(move)
+        self.cast.count(move, self.counters, move.member)
         self._new_ids.add(message_id)
         if len(self._new_ids) >= _REMEMBERED_IDS:
             self._old_ids, self._new_ids = self._new_ids, set()
@@ -160,7 +163,10 @@ class Conversation:
         mailbox.involved = True
         self.transcript.append(Entry(sequence, self.epoch, mailbox.role, type, address, body, ""))
         if move.interrupt >= 0:
-            self._fire(move.interrupt, now, raiser=mailbox, message=(type, address, message_id, body, trace), turn=turn)
+            message = Delivery(type, move.voice, sequence, message_id, body, trace)
+            self._fire(
+                move.interrupt, now, raiser=mailbox, message=message, to=self.tables.addresses[address], turn=turn
+            )
             return
         if self._step(mailbox, move, now) and mailbox.early:
             self._expect_early(mailbox, now)
@@ -169,9 +175,9 @@ class Conversation:
             receiver = self.mailboxes[role]
             if type in receiver.unsettled:
                 receiver.unsettled[type] += 1
-            delivery = Delivery(type, mailbox.role, sequence, message_id, body, trace, move.scopes)
+            delivery = Delivery(type, move.voice, sequence, message_id, body, trace, move.scopes)
             self.touched[receiver] = None
-            step = receiver.machine.receive[receiver.at].get((mailbox.role, type))
+            step = receiver.machine.receive[receiver.at].get((move.voice, type))
             if step is None:
                 receiver.early.append(delivery)
             elif self._step(receiver, step, now, delivery) and receiver.early:
@@ -179,12 +185,6 @@ class Conversation:
             is_due = is_due or receiver.machine.due[receiver.at]
         if is_due:
             self._fire_due(self.mailboxes, now)
-
-    def _count(self, passed: Move | BusEvent) -> None:
-        for counter in passed.resets:
-            self.counters[counter] = 0
-        for counter in passed.counts:
-            self.counters[counter] += 1
 
     def fire(self, event: int, now: float) -> None:
         """Let the bus event happen: a deadline, a timeout, a lost or failed role."""
@@ -198,7 +198,7 @@ class Conversation:
         for mailbox in self.mailboxes:
             self._revoke(mailbox, mailbox.discard_all())
             mailbox.before = (self.epoch - 1, mailbox.at)
-            mailbox.epoch = self.epoch
+            mailbox.epoch = mailbox.overtaken_at = self.epoch
         self._end(outcome, reason)
 
     def retry(self, mailbox: Mailbox, now: float) -> None:
@@ -223,9 +223,10 @@ class Conversation:
 
     def _step(self, mailbox: Mailbox, move: Move, now: float, delivery: Delivery | None = None) -> bool:
         """Carry out *move*, by which the role sends or takes *delivery* in; return whether its state is a new one."""
-        is_new = move.next != mailbox.at or not move.keeps_timer  # one more of a stream, the hottest step, is not
+        state = move.next if move.next >= 0 else self.cast.after(mailbox, mailbox.at, move)
+        is_new = state != mailbox.at or not move.keeps_timer  # one more of a stream, the hottest step, is not
         if is_new:
-            self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
+            self._enter(mailbox, state, now, keeps_timer=move.keeps_timer)
         if delivery is not None:
             mailbox.take_in(delivery)
         return is_new
@@ -273,79 +274,83 @@ class Conversation:
     # -- bus events -----------------------------------------------------------------------------------
 
     def _fire_due(self, stepped: Iterable[Mailbox], now: float) -> None:
-        """Fire the END or MAX event that every role's state has come to admit."""
+        """Fire the END, MAX or JOINED event that every role's state has come to admit."""
         for mailbox in stepped:
             for event in mailbox.machine.due[mailbox.at]:
                 counter = self.tables.events[event].counter
                 if counter >= 0 and self.counters[counter] < self.tables.counters[counter].limit:
                     continue
-                if self.outcome is None and self._known_to_all(event):
+                if self.outcome is None and self.cast.is_due(event, self.mailboxes):
                     self._fire(event, now)
                     return
 
     def _fire(
-        self, number: int, now: float, *, raiser: Mailbox | None = None,
-        message: tuple[int, int, bytes, bytes, str | None] | None = None, turn: int = 0,
+        self, number: int, now: float, *, raiser: Mailbox | None = None, message: Delivery | None = None,
+        to: tuple[int, ...] = (), turn: int = 0,
     ) -> None:  # fmt: skip
-        """Move every role that knows the event, at once: one event, one epoch, one decision for all."""
-        event = self.tables.events[number]
-        self._count(event)
+        """Move every role that knows the event, at once: one event, one epoch, one decision for all.
+
+        Args:
+            raiser: Who interrupts by *message*, which goes *to* these, in the *turn* on that position.
+        """
+        event, member = self.tables.events[number], self.cast.member_of(number)
+        cut = self.cast.cut(number, self.mailboxes)
+        closed = [(*one, self.scopes.since(one[0])) for one in self.cast.scopes_of(number, cut)]
+        if event.kind is EventKind.LATE:
+            self.cast.cut_counts(event, self.counters, cut)
+        else:
+            self.cast.count(event, self.counters, member)
         self.epoch += 1
         if message is None:
             self.sequence += 1
             self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", event.name))
-        receivers = self.tables.addresses[message[1]] if message is not None else ()
-        since = self.scopes.since(event.scope)
         moved: list[Mailbox] = []
         for mailbox in self.mailboxes:
-            state = mailbox.machine.bus[mailbox.at].get(number)
-            if state is None:
+            state = self.cast.after_event(mailbox, number, cut)
+            if state is None or (event.kind is EventKind.LATE and state == mailbox.at):
                 continue
             moved.append(mailbox)
-            mailbox.before = (self.epoch - 1, mailbox.at)
-            mailbox.epoch = self.epoch
-            if event.discards:
-                self._close_scope(mailbox, event.scope, since=since, keep=turn if mailbox is raiser else 0)
-            elif event.kind is EventKind.ELSE and event.role == mailbox.role:
-                self._revoke(mailbox, mailbox.discard_newest())
+            self._overtake(mailbox, event, member)
+            for scope, one, since in closed:
+                if self.cast.concerns(mailbox, one, number):
+                    self._close_scope(mailbox, scope, one, since=since, keep=turn if mailbox is raiser else 0)
+            if event.kind is EventKind.ELSE and event.role == mailbox.role:
+                newest = mailbox.newest()
+                if newest is not None and self.cast.is_about(mailbox, newest, member):
+                    self._revoke(mailbox, mailbox.discard_newest())
             mailbox.discard_dead()
             self._enter(mailbox, state, now)
-            if message is not None and mailbox.role in receivers:
-                type, _, message_id, body, trace = message
-                assert raiser is not None
-                delivery = Delivery(
-                    type=type,
-                    sender=raiser.role,
-                    sequence=self.sequence,
-                    message_id=message_id,
-                    body=body,
-                    trace=trace,
-                )
-                mailbox.take_in(delivery)
+            if message is not None and mailbox.role in to:
+                mailbox.take_in(message.copy())
             elif event.kind is not EventKind.END and mailbox is not raiser:
-                self._notify(mailbox, event.kind.value, event.name, event.step, self._facts(number))
+                facts = self.cast.facts(number, member, cut)
+                self._notify(mailbox, event.kind.value, event.name, event.step, facts)
             self._expect_early(mailbox, now)
         if event.kind is EventKind.END:
             self._end(event.outcome or FAILED, "")
         else:
             self._fire_due(moved, now)
 
-    def _facts(self, number: int) -> dict[str, object]:
-        event = self.tables.events[number]
-        role = self.protocol.roles[event.role].name if event.role >= 0 else None
-        scope = self.tables.scopes[event.scope].name if event.scope >= 0 else None
-        return {"role": role, "scope": scope}
+    def _overtake(self, mailbox: Mailbox, event: BusEvent, member: int) -> None:
+        """Note that the bus moved the role; what befalls one member leaves turns about the others as they are."""
+        mailbox.before = (self.epoch - 1, mailbox.at)
+        mailbox.epoch = self.epoch
+        if member < 0 and event.kind is not EventKind.LATE:
+            mailbox.overtaken_at = self.epoch
 
-    def _close_scope(self, mailbox: Mailbox, scope: int, *, since: int, keep: int) -> None:
+    def _close_scope(self, mailbox: Mailbox, scope: int, member: int, *, since: int, keep: int) -> None:
         """Drop what belongs to the scope; an open turn that stands in it is revoked and settled (5).
 
         Args:
+            member: Only a turn about this member stands in the scope; -1: any.
             since: Sequence number by which the scope began; what is older is of a pass that ended well.
             keep: Position of the delivery whose turn raised the interrupt: it goes on, in the new state.
         """
         open_turn = mailbox.leased[0] if len(mailbox.leased) == 1 and not mailbox.queued else None
         self._revoke(mailbox, mailbox.discard(scope, since=since, keep=keep))
-        if open_turn is not None and mailbox.leased and open_turn.position != keep:
+        if open_turn is None or not mailbox.leased or open_turn.position == keep:
+            return
+        if self.cast.is_about(mailbox, open_turn, member):
             self.overtaken.append(mailbox)
 
     def take_away_turn(self, mailbox: Mailbox) -> None:
@@ -360,7 +365,7 @@ class Conversation:
 
     def _notify(self, mailbox: Mailbox, kind: str, name: str, step: str, facts: dict[str, object]) -> None:
         """Queue a notice, a built-in delivery, to a role that takes part (6)."""
-        if not mailbox.involved and kind != "opened":
+        if not mailbox.involved and kind != "opened" and not mailbox.machine.owes[mailbox.at]:
             return
         body = encode_body({"kind": kind, "name": name, "step": step, **facts})
         notice = Delivery(type=NOTICE_TYPE, sender=-1, sequence=self.sequence, message_id=b"", body=body)
@@ -372,6 +377,7 @@ class Conversation:
         self.reason = reason
         self.scopes.stop()
         for mailbox in self.mailboxes:
+            mailbox.epoch = mailbox.overtaken_at = self.epoch  # also where one member's way has ended it for all
             mailbox.timer = -1
             mailbox.deadline = mailbox.remind_at = inf
             self._notify(mailbox, "end", outcome, "", {"outcome": outcome, "reason": reason})

@@ -73,6 +73,9 @@ class Dispatch:
         mailbox.told_nobody = False
         session.leases[conversation.conversation_id, mailbox.role] = None
         state.waiting.pop(mailbox, None)
+        if conversation.cast.gathering is not None:
+            facts = {"conversation": conversation.conversation_id, **conversation.cast.as_facts()}
+            state.send(session, [int(Kind.NOTICE), "members", facts])
         keeper = (session.name, session.instance)
         if mailbox.role != conversation.opener and mailbox.keeper != keeper:
             mailbox.keeper = keeper
@@ -154,6 +157,20 @@ class Dispatch:
         player = mailbox.session.name if mailbox.session is not None else mailbox.player
         return player not in (None, name) or conversation.conversation_id not in self._state.conversations
 
+    def pass_on(self, conversation: Conversation, voice: int, record: Record) -> None:
+        """Deliver an at-most-once message: never journaled, never steps a state (4, 13)."""
+        _, _, message_id, conversation_id, _, type, address, _, remaining, trace, body = record
+        for role in conversation.tables.addresses[address]:
+            receiver = conversation.mailboxes[role]
+            if receiver.session is None or (voice, type) not in receiver.machine.receive[receiver.at]:
+                continue
+            number = receiver.session.protocols[conversation.digest]
+            delivery: Record = [
+                _DELIVER, conversation_id, number, role, receiver.fence, 0, 1, 0, type, voice, conversation.epoch, 0,
+                conversation.cast.show_state(role, receiver.at), remaining, trace, message_id, None, body,
+            ]  # fmt: skip
+            self.deliver_lossy(receiver.session, delivery)
+
     def deliver_lossy(self, session: Session, record: Record) -> None:
         """Hand an at-most-once DELIVER out: now, as the newest of its kind later, or never."""
         if session.lossy_credit <= 0:
@@ -184,10 +201,13 @@ class Dispatch:
             if mailbox.told_fence != fence and position > mailbox.settled:
                 saved = mailbox.saved
         mailbox.told_fence = fence
+        at: object = delivery.state_after
+        if conversation.cast.gathering is not None:
+            at = conversation.cast.show_state(mailbox.role, delivery.state_after)
         record: Record = [
             _DELIVER, conversation.conversation_id, session.protocols[conversation.digest], mailbox.role, fence,
             position, delivery.attempt, commits, delivery.type, delivery.sender, delivery.epoch, delivery.sequence,
-            delivery.state_after, self.remaining(mailbox), delivery.trace, delivery.message_id, saved, delivery.body,
+            at, self.remaining(mailbox), delivery.trace, delivery.message_id, saved, delivery.body,
         ]  # fmt: skip
         # Who plays nothing is a script: what it reads it may print, so it reads only what is on disk.
         waits = session.n_waiting > 0 or (
@@ -205,12 +225,12 @@ class Dispatch:
         return None if mailbox.deadline == inf else max(0.0, mailbox.deadline - self._state.now)
 
     def _find_session(self, conversation: Conversation, mailbox: Mailbox) -> Session | None:
-        registry = self._state.registry
+        registry, role = self._state.registry, conversation.players[mailbox.role].role
         if mailbox.keeper is not None and self._state.now < self._state.grace_until:
             session = registry.find(*mailbox.keeper)
-            return session if session and (conversation.digest, mailbox.role) in session.plays else None
+            return session if session and (conversation.digest, role) in session.plays else None
         names = (mailbox.player,) if mailbox.player is not None else mailbox.offered
-        return registry.player(conversation.digest, mailbox.role, names=names)
+        return registry.player(conversation.digest, role, names=names)
 
     def _is_held_back(self, name: str, mailbox: Mailbox) -> bool:
         suspects = self._state.suspects.get(name)
@@ -255,7 +275,7 @@ class Dispatch:
         if mailbox.told_nobody or mailbox.human or conversation.outcome is not None:
             return
         mailbox.told_nobody = True
-        role = conversation.protocol.roles[mailbox.role].name
+        role = conversation.players[mailbox.role].name
         facts = {"conversation": conversation.conversation_id, "role": role}
         for other in conversation.mailboxes:
             if other.session is not None:

@@ -88,10 +88,13 @@ class History:
         conversation = Conversation(
             conversation_id=conversation_id, protocol=protocol, opener=role, request_id=request_id, now=state.now,
             default_within=state.settings.within, parent=Parent(*parent) if parent else None,  # type: ignore[arg-type]  # checked at OPEN
+            members=bindings,
         )  # fmt: skip
-        conversation.mailboxes[role].agent = agent
+        conversation.mailboxes[conversation.opener].agent = agent
         for name, agents in bindings.items():
-            conversation.mailboxes[protocol.role_index(name)].offered = tuple(agents)
+            if protocol.roles[protocol.role_index(name)].many is None:
+                player = conversation.cast.player(protocol.role_index(name))
+                conversation.mailboxes[player].offered = tuple(agents)
         state.conversations[conversation_id] = conversation
         if conversation.parent is not None:
             state.conversations[conversation.parent.conversation].children.add(conversation_id)
@@ -177,7 +180,7 @@ class History:
         state = self._state
         state.note(
             "error", "delivery.dead", conversation_id=show_id(conversation_id), code=code, detail=detail,
-            role=conversation.protocol.roles[role].name, position=delivery.position,
+            role=conversation.players[role].name, position=delivery.position,
         )  # fmt: skip
         if conversation.outcome is not None:
             return self._settle(conversation, mailbox, delivery.position)
@@ -187,7 +190,7 @@ class History:
                     conversation.fire(event, state.now)
                     return self._with_children(conversation)
         if mailbox.timer < 0:
-            who = conversation.protocol.roles[role].name
+            who = conversation.players[role].name
             conversation.close(FAILED, f"{who} could not handle its message: {code}: {detail}", state.now)
         return self._with_children(conversation)
 

@@ -80,6 +80,10 @@ class Delivery:
         self.attempt = 1
         self.reason: tuple[str, str] | None = None
 
+    def copy(self) -> Delivery:
+        """Return the same message for one receiver more."""
+        return Delivery(self.type, self.sender, self.sequence, self.message_id, self.body, self.trace, self.scopes)
+
     def move(self, action: str) -> None:
         """Take the step *action* of ``DELIVERY_TRANSITIONS``; a missing entry is a bug of ours."""
         self.state = DELIVERY_TRANSITIONS[self.state, action]
@@ -90,6 +94,7 @@ class Mailbox:
 
     Attributes:
         at: The role's machine state after everything taken in and sent: what it may do *now*.
+        overtaken_at: Epoch of the last bus event behind which nothing that was said before counts any more.
         before: (epoch, state) just before the last bus event moved the role, to tell superseded from forbidden.
         leased: Deliveries that the session has, oldest first.
         queued: Deliveries that the machine has taken in and no session has.
@@ -115,8 +120,8 @@ class Mailbox:
     __slots__ = (
         "agent", "answered", "at", "before", "commit_fence", "commits", "deadline", "early", "epoch", "fence",
         "history", "human", "involved", "keeper", "last_position", "leased", "machine", "not_before", "offered",
-        "queued", "remind_at", "reminders", "retries", "revoked_fence", "role", "saved", "scheduled_at", "session",
-        "settled", "timer", "told_fence", "told_nobody", "unsettled",
+        "overtaken_at", "queued", "remind_at", "reminders", "retries", "revoked_fence", "role", "saved",
+        "scheduled_at", "session", "settled", "timer", "told_fence", "told_nobody", "unsettled",
     )  # fmt: skip
 
     def __init__(self, machine: Machine, *, human: bool = False, windows: Iterable[int] = ()) -> None:
@@ -125,6 +130,7 @@ class Mailbox:
         self.human = human
         self.at = machine.start
         self.epoch = 0
+        self.overtaken_at = 0
         self.before = (0, machine.start)
         self.leased: deque[Delivery] = deque()
         self.queued: deque[Delivery] = deque()

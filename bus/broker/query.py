@@ -182,15 +182,15 @@ class Queries:
         return [self._summary(conversation) for conversation in wanted[-query.limit :]]
 
     def _summary(self, conversation: Conversation) -> dict[str, object]:
-        roles = conversation.protocol.roles
+        players = conversation.players
         return {
             "conversation": conversation.conversation_id,
             "protocol": f"{conversation.protocol.name}@{conversation.protocol.version}",
             "opener": conversation.mailboxes[conversation.opener].agent,
             "outcome": conversation.outcome,
             "reason": conversation.reason,
-            "states": {roles[mailbox.role].name: mailbox.at for mailbox in conversation.mailboxes},
-            "players": {roles[mailbox.role].name: mailbox.agent for mailbox in conversation.mailboxes},
+            "states": {players[mailbox.role].name: mailbox.at for mailbox in conversation.mailboxes},
+            "players": {players[mailbox.role].name: mailbox.agent for mailbox in conversation.mailboxes},
             "sequence": conversation.sequence,
             "epoch": conversation.epoch,
             "since": conversation.opened_at,
@@ -214,8 +214,8 @@ class Queries:
                     "sequence": entry.sequence,
                     "epoch": entry.epoch,
                     "kind": "message" if is_message else "event",
-                    "sender": protocol.roles[entry.sender].name if is_message else None,
-                    "receivers": [protocol.roles[role].name for role in receivers],
+                    "sender": conversation.players[entry.sender].name if is_message else None,
+                    "receivers": [conversation.players[player].name for player in receivers],
                     "type": protocol.messages[entry.type].name if is_message else None,
                     "body": entry.body,
                     "event": entry.event or None,
@@ -235,7 +235,7 @@ class Queries:
         items = []
         for conversation in self._state.conversations.values():
             for mailbox in conversation.mailboxes:
-                role = conversation.protocol.roles[mailbox.role].name
+                role = conversation.players[mailbox.role].name
                 if mailbox.human and conversation.outcome is None and query.role in (None, role):
                     items += self._items(conversation, mailbox, role)
         return items
@@ -248,7 +248,7 @@ class Queries:
         messages = [
             {
                 "type": protocol.messages[delivery.type].name if delivery.type >= 0 else "notice",
-                "sender": protocol.roles[delivery.sender].name if delivery.sender >= 0 else "bus",
+                "sender": conversation.cast.speaker(delivery.sender) if delivery.sender >= 0 else "bus",
                 "body": delivery.body,
                 "sequence": delivery.sequence,
             }
@@ -302,7 +302,7 @@ class Queries:
 
     def _human_mailbox(self, conversation: Conversation, role: str) -> Mailbox:
         for mailbox in conversation.mailboxes:
-            if conversation.protocol.roles[mailbox.role].name == role:
+            if conversation.players[mailbox.role].name == role:
                 if not mailbox.human:
                     raise QueryRefused("not-a-person", f"{role!r} is played by an agent, not by a person")
                 return mailbox
@@ -327,7 +327,7 @@ class Queries:
                     {
                         "conversation": conversation.conversation_id,
                         "protocol": conversation.protocol.name,
-                        "role": conversation.protocol.roles[mailbox.role].name,
+                        "role": conversation.players[mailbox.role].name,
                         "type": conversation.protocol.messages[delivery.type].name if delivery.type >= 0 else "notice",
                         "code": delivery.reason[0],
                         "detail": delivery.reason[1],
@@ -347,7 +347,7 @@ class Queries:
     def _decide_dead(self, query: _DeadLetter, decision: str) -> object:
         conversation = self._find(query.conversation)
         for mailbox in conversation.mailboxes:
-            if conversation.protocol.roles[mailbox.role].name == query.role:
+            if conversation.players[mailbox.role].name == query.role:
                 if not mailbox.queued or mailbox.queued[0].state is not DeliveryState.DEAD:
                     raise QueryRefused("not-dead", f"{query.role!r} has no dead letter there")
                 self._admission.decide([decision, query.conversation, mailbox.role], urgent=True)

@@ -35,7 +35,7 @@ def allowed_moves(conversation: Conversation, mailbox: Mailbox) -> tuple[Allowed
             type=type,
             address=address,
             name=protocol.messages[type].name,
-            to=tuple(protocol.roles[role].name for role in protocol.tables.addresses[address]),
+            to=tuple(conversation.players[player].name for player in conversation.tables.addresses[address]),
         )
         for type, address in mailbox.machine.send[mailbox.at]
         if conversation.find_move(mailbox, type, address) is not None
@@ -54,7 +54,7 @@ def out_of_turn(conversation: Conversation, mailbox: Mailbox, type: int) -> Refu
     else:
         hint = "allowed here: nothing; wait for the next message"
     text = (
-        f"{protocol.roles[mailbox.role].name} may not send {protocol.messages[type].name!r} now in "
+        f"{conversation.players[mailbox.role].name} may not send {protocol.messages[type].name!r} now in "
         f"{protocol.name}@{protocol.version} (conversation {show_id(conversation.conversation_id)}): {hint}"
     )
     return Refusal("not-allowed", text, allowed)
@@ -62,9 +62,9 @@ def out_of_turn(conversation: Conversation, mailbox: Mailbox, type: int) -> Refu
 
 def not_a_player(session: Session, conversation: Conversation, role: int) -> Refusal:
     """Return the refusal of a session that speaks for a role of somebody else (14)."""
-    roles = conversation.protocol.roles
-    is_role = 0 <= role < len(roles)
-    name = roles[role].name if is_role else str(role)
+    players = conversation.players
+    is_role = 0 <= role < len(players)
+    name = players[role].name if is_role else str(role)
     bound = conversation.mailboxes[role].agent if is_role else None
     who = f"it is played by {bound!r}" if bound else "register with that role first"
     where = f"conversation {show_id(conversation.conversation_id)}"

@@ -42,10 +42,10 @@ def check_turn(
         if move is None or conversation.outcome is not None or not _count(conversation, move, counted):
             refusal = out_of_turn(conversation, mailbox, send[1])
             return refusal._replace(message=f"send {index} of the turn: {refusal.message}")
-        state = move.next
+        state = conversation.cast.after(mailbox, state, move)
     is_last = delivery is mailbox.newest()
     if settles and is_last and conversation.outcome is None and _owes(conversation, mailbox, state, counted):
-        who = conversation.protocol.roles[mailbox.role].name
+        who = conversation.players[mailbox.role].name
         owed = sorted(conversation.protocol.messages[type].name for type, _ in machine.send[state])
         return Refusal("turn-unfinished", f"{who} ends its turn but still owes one of: {', '.join(owed)}")
     return None
@@ -66,7 +66,7 @@ def owes_after(conversation: Conversation, mailbox: Mailbox, move: Move) -> bool
     """Return whether the role must send again once it has made *move*."""
     counted: dict[int, int] = {}
     _count(conversation, move, counted)
-    return _owes(conversation, mailbox, move.next, counted)
+    return _owes(conversation, mailbox, conversation.cast.after(mailbox, mailbox.at, move), counted)
 
 
 def _owes(conversation: Conversation, mailbox: Mailbox, state: int, counted: dict[int, int]) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from bus.errors import SpecError
 from bus.spec.diagnostic import Diagnostic, spec_error
 from bus.spec.syntax import Mark
-from bus.spec.tables import NO_EVENT, BusEvent, Counter, ScopeTable, Timer
+from bus.spec.tables import NO_EACH, NO_EVENT, BusEvent, Counter, EachTable, ScopeTable, Timer
 
 # A parallel is the only blow-up of the language (LANGUAGE.md, "Static checks"); larger products are refused.
 MAX_NODES = 20_000
@@ -31,6 +31,7 @@ class Exchange:
         guards: Counters that must be below their limit.
         scopes: The scopes that the message belongs to, outermost first.
         regions: (parallel, branch) of every parallel around it, outermost first.
+        each: The `each` in whose block it stands, or -1.
     """
 
     mark: Mark
@@ -41,6 +42,7 @@ class Exchange:
     guards: tuple[int, ...] = ()
     scopes: tuple[int, ...] = ()
     regions: tuple[tuple[int, int], ...] = ()
+    each: int = NO_EACH
 
     def beside(self, other: Exchange) -> bool:
         """Return whether the two stand in different branches of one parallel, so that either may come first."""
@@ -77,6 +79,7 @@ class Node:
         counters: The counters of the loops and streams around it.
         deadlines: (rank, timer) of every step that is enabled here.
         terminal: The conversation is over here.
+        begins: The `each` whose block begins here, or -1.
     """
 
     scopes: tuple[int, ...] = ()
@@ -84,6 +87,7 @@ class Node:
     edges: list[Edge] = field(default_factory=list)
     deadlines: list[tuple[int, int]] = field(default_factory=list)
     terminal: bool = False
+    begins: int = NO_EACH
 
     @property
     def is_position(self) -> bool:
@@ -110,12 +114,14 @@ class Automaton:
     """All positions and edges of one conversation, with the tables that they index.
 
     Attributes:
-        roles: Role name → index.
+        roles: Role name → index of the role that plays it: of a sub-role the one that its members are from.
         messages: Message type name → index.
         counted: Where the loop or stream of each counter is written.
         decisions: Every choice, in the order written.
         implicit_end: The END event of a conversation that falls off its end, or ``NO_EVENT``.
         n_parallels: How many parallels there are.
+        eaches: Every `each`, in the order written.
+        each: The `each` whose block is being unfolded, or -1: what is added now belongs to each member apart.
     """
 
     roles: dict[str, int]
@@ -131,6 +137,8 @@ class Automaton:
     decisions: list[Decision] = field(default_factory=list)
     implicit_end: int = NO_EVENT
     n_parallels: int = 0
+    eaches: list[EachTable] = field(default_factory=list)
+    each: int = NO_EACH
 
     def add_node(self, mark: Mark, node: Node) -> int:
         """Return the index of the new *node*.
@@ -154,8 +162,13 @@ class Automaton:
         name, number = event.name, 2
         while name in taken:
             name, number = f"{event.name}.{number}", number + 1
-        self.events.append(replace(event, name=name))
+        self.events.append(replace(event, name=name, each=self.each))
         return len(self.events) - 1
+
+    def add_timer(self, timer: Timer) -> int:
+        """Return the index of the new *timer*."""
+        self.timers.append(replace(timer, each=self.each))
+        return len(self.timers) - 1
 
     def address(self, receivers: tuple[int, ...]) -> int:
         """Return the number of this tuple of *receivers*, in the order written."""

@@ -131,6 +131,7 @@ def check_uses(spec: Spec, report: Report) -> None:
             case Call():
                 used_roles.update(ours for _, ours in step.roles)
     used_roles.update(role for send in sends(spec.conversation) for role in (send.sender, *send.receivers))
+    used_roles.update(role.source for role in spec.roles if role.source is not None)
     for role in spec.roles:
         if role.name not in used_roles:
             text = f"roles.{role.name}: the role takes no part in the conversation"

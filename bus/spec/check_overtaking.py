@@ -16,7 +16,7 @@ from bus.spec.syntax import Delivery, Spec
 from bus.spec.tables import NO_EVENT, EventKind
 from bus.spec.witness import Names, way_to, way_to_member
 
-_SUDDEN = frozenset({EventKind.ELSE, EventKind.TIMEOUT, EventKind.LOST, EventKind.FAILED})
+_SUDDEN = frozenset({EventKind.ELSE, EventKind.TIMEOUT, EventKind.LOST, EventKind.FAILED, EventKind.LATE})
 # Places looked at from one message; only products of large parallels have more, and there the search stops.
 _MOST_PLACES = 20_000
 
@@ -177,7 +177,8 @@ def _is_bounded(spec: Spec, graph: Automaton, node: int, exchange: Exchange) -> 
     message = spec.messages[exchange.type]
     if message.window is not None or (message.delivery or spec.delivery) == Delivery.AT_MOST_ONCE:
         return True
-    return bool(exchange.guards or graph.nodes[node].counters)
+    counting = (*exchange.guards, *graph.nodes[node].counters)
+    return any(graph.counters[counter].enrolls < 0 for counter in counting)
 
 
 def _comes_again(found: Projections, edge: Edge, exchange: Exchange, receiver: int) -> bool:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from bus.errors import SpecError
 from bus.spec.check import BUILT_IN_OUTCOMES, check_names, check_unused, check_uses
 from bus.spec.check_choice import check_choices
+from bus.spec.check_each import check_members
 from bus.spec.check_flow import check_flow
 from bus.spec.check_order import check_order
 from bus.spec.check_overtaking import check_bounds, check_overtaking, check_running_ahead
@@ -136,6 +137,7 @@ def _examine(text: str, file: str) -> _Examined:
     check_deadlines(spec, report)
     if not misnamed:  # else a mistyped name would also be told as one that nobody uses, or that decides nothing
         check_choices(spec, report)
+        check_members(spec, report)
         check_uses(spec, report)
     if report.has_errors:
         return _Examined(spec, report)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from bus.errors import SpecError
 from bus.spec.automaton import Automaton, Edge, Node, error_at
-from bus.spec.tables import NO_EVENT
+from bus.spec.tables import NO_EACH, NO_EVENT, EventKind
 
 # Counter → (begins again at zero, adds so much); sorted, so that equal effects are equal values.
 _Effect: TypeAlias = tuple[tuple[int, tuple[bool, int]], ...]
@@ -35,8 +35,14 @@ def settle(graph: Automaton, reachable: set[int]) -> None:
 
 def _settled(graph: Automaton, edge: Edge) -> Edge:
     resets, counts = _behind(graph, edge)
+    enrolling = {counter for counter in counts if graph.counters[counter].enrolls >= 0}
+    if enrolling:
+        _check_enrolling(graph, edge, enrolling)
     if edge.event == NO_EVENT:
-        return replace(edge, resets=resets, counts=counts)
+        exchange = edge.exchange
+        if enrolling and exchange is not None:  # refused where the sub-role is full
+            exchange = replace(exchange, guards=tuple(sorted({*exchange.guards, *enrolling})))
+        return replace(edge, exchange=exchange, resets=resets, counts=counts)
     event = graph.events[edge.event]
     graph.events[edge.event] = replace(
         event,
@@ -44,6 +50,18 @@ def _settled(graph: Automaton, edge: Edge) -> Edge:
         counts=tuple(sorted({*event.counts, *counts})),
     )
     return edge
+
+
+def _check_enrolling(graph: Automaton, edge: Edge, enrolling: set[int]) -> None:
+    """Refuse an `enroll` with nothing before it that says which member is meant."""
+    inside = edge.exchange.each if edge.exchange is not None else graph.events[edge.event].each
+    if inside == NO_EACH and (edge.event == NO_EVENT or graph.events[edge.event].kind is not EventKind.LATE):
+        raise error_at(
+            graph.counted[min(enrolling)],
+            "E-ENROLL",
+            f"expected a message of the member before it is enrolled as {graph.counters[min(enrolling)].name!r}, "
+            "got none in this block; put 'enroll' behind one",
+        )
 
 
 def _behind(graph: Automaton, edge: Edge) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from bus.spec.automaton import Automaton, Edge, Exchange, closure, error_at
 from bus.spec.counting import settle
 from bus.spec.syntax import Spec
-from bus.spec.tables import NO_EVENT, NO_TIMER, EventKind, Machine, Move, Tables
+from bus.spec.tables import NO_EACH, NO_EVENT, NO_TIMER, EventKind, Machine, Move, Tables
 from bus.spec.unfold import unfold
 
 # What a role can see happen, in the order in which a state's successors are numbered.
@@ -45,6 +45,7 @@ class Projections:
 
     Attributes:
         reachable: The nodes that can be reached from the start.
+        views: One for each role that is no sub-role.
         points: Point → every message and bus event that may come next there. A point is the start, or where a
             message or bus event has led; silent moves are the choice of whoever speaks next, and make no point.
     """
@@ -54,9 +55,14 @@ class Projections:
     points: dict[int, tuple[Edge, ...]]
     views: tuple[View, ...]
 
+    def view(self, role: int) -> View:
+        """Return what *role*, which is no sub-role, sees."""
+        return next(view for view in self.views if view.machine.role == role)
+
     def tables(self) -> Tables:
-        """Return what broker and SDK step through."""
-        return _trimmed(self.graph, tuple(view.machine for view in self.views))
+        """Return what broker and SDK step through; a sub-role has the machine of the role that it is from."""
+        by_role = {view.machine.role: view.machine for view in self.views}
+        return _trimmed(self.graph, tuple(by_role[player] for player in self.graph.roles.values()))
 
 
 def project(spec: Spec) -> Projections:
@@ -70,7 +76,7 @@ def project(spec: Spec) -> Projections:
     reachable = closure({graph.start}, lambda node: (edge.target for edge in graph.nodes[node].edges))
     settle(graph, reachable)
     scopes: dict[tuple[int, ...], tuple[int, ...]] = {}
-    views = tuple(_Projection(graph, reachable, role, scopes).run() for role in range(len(spec.roles)))
+    views = tuple(_Projection(graph, reachable, role, scopes).run() for role in sorted(set(graph.roles.values())))
     return Projections(graph, frozenset(reachable), _points(graph), views)
 
 
@@ -110,6 +116,7 @@ class _Projection:
         }
         self._numbers: dict[_State, int] = {}
         self._points: list[set[int]] = []  # by number
+        self._begins: list[set[int]] = []  # by number
         self._waiting: deque[_State] = deque()
 
     def run(self) -> View:
@@ -130,6 +137,7 @@ class _Projection:
             scopes=tuple(self._certain(state) for state in states),
             owes=tuple(self._owes(row, events) for row, events in zip(rows, due, strict=True)),
             final=tuple(not row.send and not row.receive for row in rows),
+            begins=tuple(tuple(sorted(one)) for one in self._begins),
         )
         return View(machine, tuple(states), tuple(map(frozenset, self._points)))
 
@@ -152,6 +160,8 @@ class _Projection:
             number = self._numbers[state] = len(self._numbers)
             self._waiting.append(state)
             self._points.append(set())
+            self._begins.append(set())
+        self._begins[number] |= {nodes[n].begins for n in around} - {NO_EACH}
         self._points[number] |= targets
         self._points[number] |= {
             edge.target for n in around for edge in nodes[n].edges if not edge.silent and not self._sees(edge)
@@ -196,6 +206,7 @@ class _Projection:
             following,
             keeps_timer=any(one.stream for one in exchanges),
             scopes=self._interned({scope for one in exchanges for scope in one.scopes}),
+            each=min((one.each for one in exchanges), default=NO_EACH),
         )
 
     def _sent(self, edges: list[Edge], following: int) -> Move:
@@ -204,6 +215,7 @@ class _Projection:
         move.counts = tuple(sorted({counter for edge in edges for counter in edge.counts}))
         guards = {counter for edge in edges if edge.exchange is not None for counter in edge.exchange.guards}
         move.guards = tuple(sorted(guards))
+        move.voice = self._role
         return move
 
     def _interrupts(self, raised: list[tuple[int, Exchange]], row: _Row) -> None:
@@ -212,7 +224,10 @@ class _Projection:
         for event, exchange in sorted(raised, key=lambda one: -self._graph.events[one[0]].scope):
             label = exchange.type, exchange.address
             if label not in row.send:
-                row.send[label] = Move(row.bus[event], interrupt=event, scopes=self._interned(set(exchange.scopes)))
+                row.send[label] = Move(
+                    row.bus[event], interrupt=event, scopes=self._interned(set(exchange.scopes)), each=exchange.each,
+                    voice=self._role,
+                )  # fmt: skip
             elif row.send[label].interrupt == NO_EVENT:
                 raise error_at(
                     exchange.mark,
@@ -222,7 +237,7 @@ class _Projection:
                 )
 
     def _due(self, row: _Row) -> tuple[int, ...]:
-        kinds = (EventKind.END, EventKind.MAX)
+        kinds = (EventKind.END, EventKind.MAX, EventKind.JOINED)
         return tuple(event for event in sorted(row.bus) if self._graph.events[event].kind in kinds)
 
     def _owes(self, row: _Row, due: tuple[int, ...]) -> bool:
@@ -246,7 +261,9 @@ class _Projection:
         return NO_TIMER if chosen.within == math.inf and chosen.remind is None else timer
 
     def _certain(self, state: _State) -> tuple[int, ...]:
-        around = [set(self._graph.nodes[node].scopes) for node in state]
+        nodes = self._graph.nodes
+        # Where an `each` begins there is no resting: its block has begun, or it has no members and is over.
+        around = [set(nodes[node].scopes) for node in state if nodes[node].begins == NO_EACH]
         return self._interned(set.intersection(*around) if around else set())
 
     def _interned(self, scopes: set[int]) -> tuple[int, ...]:
@@ -265,4 +282,5 @@ def _trimmed(graph: Automaton, machines: tuple[Machine, ...]) -> Tables:
         timers=tuple(graph.timers[timer] for timer in used),
         scopes=tuple(graph.scopes),
         counters=tuple(graph.counters),
+        eaches=tuple(graph.eaches),
     )

@@ -13,6 +13,21 @@ from bus.spec.syntax import Role, Spec
 from bus.spec.tables import Tables
 
 
+@dataclass(frozen=True, slots=True)
+class Player:
+    """One who takes part in a conversation: a role, or one member of a role that has many.
+
+    Attributes:
+        role: Index in ``Protocol.roles``.
+        name: As people read it: ``"manager"``, ``"bidder:alice"``.
+        member: Its place among the members of the role, or -1.
+    """
+
+    role: int
+    name: str
+    member: int = -1
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Protocol:
     """A compiled protocol. Message types and structs are attributes: ``newsroom.Draft`` is a pydantic model class.
@@ -23,6 +38,9 @@ class Protocol:
             a conversation that can fall off its end also has ``done``.
         models: The classes of message types, of ``types`` and ``Artifact``, by name.
         type_of: Model class of a message → index of its message type.
+        players: Who takes part in a conversation, where every role is one agent: the roles themselves. Where a role
+            has many members (``has_members``), that is for each conversation to say.
+        played_by: Role → the role whose members play it: itself, or the one that a sub-role is from.
         windows: Message type → how many of it a receiver may have unsettled, for types with a ``window``.
     """
 
@@ -37,6 +55,9 @@ class Protocol:
     models: dict[str, type[BaseModel]]
     type_of: dict[type[BaseModel], int] = field(init=False)
     windows: dict[int, int] = field(init=False)
+    players: tuple[Player, ...] = field(init=False)
+    played_by: tuple[int, ...] = field(init=False)
+    has_members: bool = field(init=False)
     _role_of: dict[str, int] = field(init=False)
     _message_of: dict[str, int] = field(init=False)
 
@@ -46,6 +67,10 @@ class Protocol:
         self.__dict__.update(self.models)  # capitalised as they are, they hide nothing
         found(self, "windows", {one.index: one.window for one in self.messages if one.window is not None})
         found(self, "_role_of", {role.name: index for index, role in enumerate(self.roles)})
+        found(self, "players", tuple(Player(index, role.name) for index, role in enumerate(self.roles)))
+        numbers = self._role_of
+        found(self, "played_by", tuple(numbers[self.spec.root_of(role.name).name] for role in self.roles))
+        found(self, "has_members", any(role.many is not None for role in self.roles))
         found(self, "_message_of", {one.name: one.index for one in self.messages})
 
     @property

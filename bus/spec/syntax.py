@@ -272,3 +272,22 @@ class Spec:
     keys: tuple[str, ...] = ()
     types: tuple[Struct, ...] = ()
     outcomes: tuple[tuple[str, str], ...] = ()  # (name, doc)
+
+    def role(self, name: str) -> Role | None:
+        """Return the role called *name*, or None."""
+        return next((role for role in self.roles if role.name == name), None)
+
+    def root_of(self, name: str) -> Role:
+        """Return the role whose members play *name*: the one itself, or the one that a sub-role is from in the end.
+
+        Raises:
+            LookupError: There is no role of that name, or of one that it is from.
+        """
+        for _ in self.roles:
+            role = self.role(name)
+            if role is None:
+                break
+            if role.source is None:
+                return role
+            name = role.source
+        raise LookupError(f"expected a role that is not from itself, got {name!r}")

@@ -42,7 +42,7 @@ def way_to(found: Projections, names: Names, is_there: Callable[[int], bool]) ->
 
 def way_to_member(found: Projections, names: Names, role: int, state: int, node: int) -> tuple[str, ...]:
     """Return the shortest way to *node* by which *role* comes to stand in *state* of its machine."""
-    machine = found.views[role].machine
+    machine = found.view(role).machine
     graph = found.graph
 
     def step(at: int, edge: Edge) -> int:

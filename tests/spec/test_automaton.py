@@ -27,8 +27,6 @@ def rule_of(error: SpecError) -> str:
 @pytest.mark.parametrize(
     ("step", "named"),
     [
-        ("- each: b\n  do: [{a -> b: M1}]", "each: b"),
-        ("- enroll: b", "enroll: b"),
         ("- call: training@^1\n  as: {client: a}\n  outcomes: {trained: []}", "call: training@^1"),
     ],
 )
