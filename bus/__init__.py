@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bus.sdk.agent import Agent
     from bus.sdk.client import Client
     from bus.sdk.conversation import Conversation, Result, SyncConversation
-    from bus.sdk.notice import DeadlinePassed, Ended, Interrupted, LoopEnded, NobodyPlays, Opened
+    from bus.sdk.notice import CutOff, DeadlinePassed, Ended, Interrupted, Joined, LoopEnded, NobodyPlays, Opened
     from bus.sdk.opened import OpenConversation
     from bus.settings import Settings
     from bus.spec.compile import load_protocol
@@ -38,7 +38,9 @@ _HOMES = {
     "bus.sdk.agent": ("Agent",),
     "bus.sdk.client": ("Client",),
     "bus.sdk.conversation": ("Conversation", "Result", "SyncConversation"),
-    "bus.sdk.notice": ("DeadlinePassed", "Ended", "Interrupted", "LoopEnded", "NobodyPlays", "Opened"),
+    "bus.sdk.notice": (
+        "CutOff", "DeadlinePassed", "Ended", "Interrupted", "Joined", "LoopEnded", "NobodyPlays", "Opened",
+    ),
     "bus.sdk.opened": ("OpenConversation",),
     "bus.settings": ("Settings",),
     "bus.spec.compile": ("load_protocol",),
@@ -51,10 +53,12 @@ __all__ = [
     "Client",
     "Conversation",
     "ConversationEnded",
+    "CutOff",
     "DeadlinePassed",
     "Ended",
     "Failure",
     "Interrupted",
+    "Joined",
     "LeaseLost",
     "LoopEnded",
     "NobodyPlays",

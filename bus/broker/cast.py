@@ -46,10 +46,7 @@ class Cast:
 
     def agent(self, player: int) -> str | None:
         """Return the agent that is *player* from the beginning: members are bound at opening (14)."""
-        one = self.players[player]
-        if self.gathering is None or one.member < 0:
-            return None
-        return self.gathering.members.names[one.role][one.member]
+        return None if self.gathering is None else self.gathering.members.agent(player)
 
     def speaker(self, voice: int) -> str:
         """Return the name of the player behind *voice*."""

@@ -87,6 +87,19 @@ class Conversation:
         """Whether the turn was taken back, so that nothing it does will count; for threads to look at."""
         return self._turn.lost is not None
 
+    @property
+    def sender(self) -> str | None:
+        """Who sent what is handled: a role, or of a role with many members the agent; None where it is the bus."""
+        return self._turn.seat.speaker(self._turn.record)
+
+    def members(self, role: str) -> tuple[str, ...]:
+        """Return the agents that are members of *role*; of a sub-role, those enrolled when the bus last told.
+
+        Raises:
+            LookupError: The protocol has no such role, or it has no members.
+        """
+        return self._turn.seat.members(role)
+
     def allowed(self) -> list[type[BaseModel]]:
         """Return the classes of the messages that may be sent now, sorted by name."""
         return self._turn.seat.allowed()
@@ -94,10 +107,11 @@ class Conversation:
     async def send(self, message: BaseModel, to: Receivers = None) -> None:
         """Add *message* to the turn; it leaves with the next commit, an at-most-once one leaves at once.
 
-        After the turn only an interrupt may still be raised.
+        After the turn only an interrupt may still be raised. In an `each` the message goes to the member that the
+        turn is about; where it is about none, to every member that it may go to now.
 
         Args:
-            to: Name or names of the receivers; needed only where the protocol leaves a choice.
+            to: Name or names of the receivers, roles or members; needed only where the protocol leaves a choice.
 
         Raises:
             NotAllowed: The order forbids it; the text says what is allowed. Nothing was sent.
@@ -192,6 +206,15 @@ class SyncConversation:
     def role(self) -> str:
         """See ``Conversation.role``."""
         return self._conversation.role
+
+    @property
+    def sender(self) -> str | None:
+        """See ``Conversation.sender``."""
+        return self._conversation.sender
+
+    def members(self, role: str) -> tuple[str, ...]:
+        """See ``Conversation.members``."""
+        return self._conversation.members(role)
 
     @property
     def attempt(self) -> int:

@@ -54,14 +54,42 @@ class Interrupted:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """An `each` is over: enough of its members are through, or it has none.
+
+    Attributes:
+        step: ``"each bidder"``.
+        cut: The agents that were left behind.
+    """
+
+    step: str
+    cut: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """Members of an `each` were not through in time, or when enough others were; they go on with its `late`.
+
+    Attributes:
+        step: ``"each bidder"``.
+        cut: The agents that were cut off.
+    """
+
+    step: str
+    cut: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NobodyPlays:
     """Nobody that is registered plays *role*; messages to it wait until somebody does (RULES.md 14)."""
 
     role: str
 
 
-Notice: TypeAlias = Opened | Ended | DeadlinePassed | LoopEnded | Interrupted | NobodyPlays
-NOTICES: tuple[type[Notice], ...] = (Opened, Ended, DeadlinePassed, LoopEnded, Interrupted, NobodyPlays)
+Notice: TypeAlias = Opened | Ended | DeadlinePassed | LoopEnded | Interrupted | Joined | CutOff | NobodyPlays
+NOTICES: tuple[type[Notice], ...] = (
+    Opened, Ended, DeadlinePassed, LoopEnded, Interrupted, Joined, CutOff, NobodyPlays,
+)  # fmt: skip
 
 OPENED = "opened"
 NOTICE_OF_EVENT: dict[str, type[Notice]] = {
@@ -73,6 +101,8 @@ NOTICE_OF_EVENT: dict[str, type[Notice]] = {
     EventKind.LOST: Interrupted,
     EventKind.FAILED: Interrupted,
     EventKind.INTERRUPT: Interrupted,
+    EventKind.JOINED: Joined,
+    EventKind.LATE: CutOff,
 }
 
 
@@ -95,4 +125,7 @@ def parse_notice(facts: Mapping[str, object]) -> Notice:
         return DeadlinePassed(step, late)
     if notice is LoopEnded:
         return LoopEnded(step)
+    if notice is Joined or notice is CutOff:
+        cut = facts.get("cut")
+        return notice(step, tuple(map(str, cut)) if isinstance(cut, list) else ())
     return Interrupted(str(facts.get("scope") or step), kind, late)

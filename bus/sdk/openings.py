@@ -96,6 +96,8 @@ class Openings:
         for conversation in self._about(detail):
             if kind == "ended":
                 conversation.on_end(str(detail.get("outcome", "")), str(detail.get("reason", "")))
+            elif kind == "members":
+                conversation.on_members(detail)
             elif kind == "nobody-plays":
                 role = detail.get("role")
                 names = conversation.protocol.roles
@@ -132,11 +134,15 @@ def find_opener(protocol: Protocol, role: str | None) -> Part:
     if role is not None:
         if role not in names:
             raise LocalProtocolError(f"{protocol.name} has no role {role!r}: expected one of {', '.join(names)}")
+        if names.index(role) not in (player.role for player in protocol.players):
+            raise LocalProtocolError(
+                f"{role!r} of {protocol.name} has many members: open it as a role that is one agent"
+            )
         return part_of(protocol, names.index(role))
     speakers = [
-        machine.role
-        for machine in protocol.tables.machines
-        if any(move.interrupt < 0 for move in machine.send[machine.start].values())
+        player.role
+        for player in protocol.players
+        if any(move.interrupt < 0 for move in protocol.tables.machines[player.role].send[0].values())
     ]
     if len(speakers) != 1:
         raise LocalProtocolError(

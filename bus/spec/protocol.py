@@ -38,8 +38,8 @@ class Protocol:
             a conversation that can fall off its end also has ``done``.
         models: The classes of message types, of ``types`` and ``Artifact``, by name.
         type_of: Model class of a message → index of its message type.
-        players: Who takes part in a conversation, where every role is one agent: the roles themselves. Where a role
-            has many members (``has_members``), that is for each conversation to say.
+        players: The roles that are one agent, as they take part in every conversation. Where a role has many
+            members (``has_members``), each conversation has these as further players behind them.
         played_by: Role → the role whose members play it: itself, or the one that a sub-role is from.
         windows: Message type → how many of it a receiver may have unsettled, for types with a ``window``.
     """
@@ -67,7 +67,12 @@ class Protocol:
         self.__dict__.update(self.models)  # capitalised as they are, they hide nothing
         found(self, "windows", {one.index: one.window for one in self.messages if one.window is not None})
         found(self, "_role_of", {role.name: index for index, role in enumerate(self.roles)})
-        found(self, "players", tuple(Player(index, role.name) for index, role in enumerate(self.roles)))
+        single = (
+            Player(index, role.name)
+            for index, role in enumerate(self.roles)
+            if role.many is None and role.source is None
+        )
+        found(self, "players", tuple(single))
         numbers = self._role_of
         found(self, "played_by", tuple(numbers[self.spec.root_of(role.name).name] for role in self.roles))
         found(self, "has_members", any(role.many is not None for role in self.roles))
