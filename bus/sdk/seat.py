@@ -155,7 +155,7 @@ class Seat:
         """Return the agents that are members of *role*; see ``Conversation.members``."""
         index = self.part.protocol.role_index(role)
         gathering = self.part.gathering
-        if gathering is None or index not in (*gathering.members.names, *gathering.members.enrolled):
+        if gathering is None or (index not in gathering.members.names and index not in gathering.members.enrolled):
             raise LookupError(f"expected a role with members, got {role!r}, which is one agent")
         return gathering.members.members_of(index)
 
