@@ -222,7 +222,7 @@ class _Projection:
                 )
 
     def _due(self, row: _Row) -> tuple[int, ...]:
-        kinds = (EventKind.END, EventKind.MAX)
+        kinds = (EventKind.END, EventKind.MAX, EventKind.CALL)
         return tuple(event for event in sorted(row.bus) if self._graph.events[event].kind in kinds)
 
     def _owes(self, row: _Row, due: tuple[int, ...]) -> bool:
@@ -265,4 +265,5 @@ def _trimmed(graph: Automaton, machines: tuple[Machine, ...]) -> Tables:
         timers=tuple(graph.timers[timer] for timer in used),
         scopes=tuple(graph.scopes),
         counters=tuple(graph.counters),
+        calls=tuple(graph.calls),
     )

@@ -187,14 +187,11 @@ class _Unfolding:
                 self._edge(here, Edge(self._frame(step, around).after))
             case Continue():
                 self._again(here, self._frame(step, around))
-            case _:  # Each, Enroll, Call
-                what = (
-                    f"call: {step.protocol}"
-                    if isinstance(step, Call)
-                    else f"{type(step).__name__.lower()}: {step.role}"
-                )
-                problem = f"{what!r} is part of the language, but this version does not run it yet"
-                raise error_at(step.mark, NOT_RUN, problem)
+            case Call():
+                return self._call(step, here, around)
+            case _:  # Each, Enroll
+                what = repr(f"{type(step).__name__.lower()}: {step.role}")
+                raise error_at(step.mark, NOT_RUN, f"{what} is part of the language, but is not run yet")
         return None
 
     def _send(self, send: Send, here: int, waits: tuple[int, ...], around: _Around) -> int:
@@ -351,6 +348,16 @@ class _Unfolding:
         start, joined = interleave(self._graph, parallel.mark, tuple(strands), after)
         self._edge(here, Edge(start))
         return after if joined else None
+
+    def _call(self, call: Call, here: int, around: _Around) -> int | None:
+        """Wait for what is called: nothing but its outcomes, which the bus tells to all, leads on from here."""
+        after = self._node(call.mark, around)
+        roles = tuple((theirs, self._role(call.mark, ours)) for theirs, ours in call.roles)
+        for branch, event in self._graph.add_call(call, roles, around.regions):
+            aside = self._node(branch.mark, around)
+            self._edge(here, Edge(aside, event=event))
+            self._leads(self._block(branch.body, aside, around), after)
+        return self._reached(after)
 
     def _end(self, mark: Mark, here: int, outcome: str) -> int:
         event = self._graph.add_event(BusEvent(f"{outcome}.end", EventKind.END, f"end {outcome}", outcome=outcome))

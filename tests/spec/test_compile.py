@@ -172,11 +172,6 @@ def test_steps_that_this_version_cannot_run_are_refused_by_name():
         compile_protocol(text)
 
 
-def test_imports_are_refused_where_they_would_be_needed():
-    with pytest.raises(SpecError, match="E-UNSUPPORTED: imports"):
-        compile_protocol(small(imports="[common@^1]"))
-
-
 def test_a_text_without_a_conversation_is_told_and_nothing_follows_from_it():
     assert [one.message for one in check_text(HEAD)[1]] == [
         "protocol file: expected 'messages', which is missing",
