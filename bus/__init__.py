@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bus.sdk.agent import Agent
     from bus.sdk.client import Client
     from bus.sdk.conversation import Conversation, Result, SyncConversation
-    from bus.sdk.notice import DeadlinePassed, Ended, Interrupted, LoopEnded, NobodyPlays, Opened
+    from bus.sdk.notice import DeadlinePassed, Ended, Interrupted, LoopEnded, NobodyPlays, Opened, Returned
     from bus.sdk.opened import OpenConversation
     from bus.settings import Settings
     from bus.spec.compile import load_protocol
@@ -38,7 +38,7 @@ _HOMES = {
     "bus.sdk.agent": ("Agent",),
     "bus.sdk.client": ("Client",),
     "bus.sdk.conversation": ("Conversation", "Result", "SyncConversation"),
-    "bus.sdk.notice": ("DeadlinePassed", "Ended", "Interrupted", "LoopEnded", "NobodyPlays", "Opened"),
+    "bus.sdk.notice": ("DeadlinePassed", "Ended", "Interrupted", "LoopEnded", "NobodyPlays", "Opened", "Returned"),
     "bus.sdk.opened": ("OpenConversation",),
     "bus.settings": ("Settings",),
     "bus.spec.compile": ("load_protocol",),
@@ -64,6 +64,7 @@ __all__ = [
     "PalaverError",
     "Refused",
     "Result",
+    "Returned",
     "Revoked",
     "Settings",
     "SpecError",

@@ -14,7 +14,7 @@ from bus.broker.dispatch import Dispatch
 from bus.broker.history import History
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.opening import check_opening
-from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, out_of_turn
+from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, not_yours, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
 from bus.broker.turn import check_turn, is_message, wrong_id
@@ -127,9 +127,7 @@ class Admission:
         state = self._state
         mailbox = conversation.mailboxes[role] if 0 <= role < len(conversation.mailboxes) else None
         if mailbox is None or role != conversation.opener or mailbox.agent != session.name:
-            opener = conversation.mailboxes[conversation.opener].agent
-            text = f"conversation {show_id(conversation.conversation_id)} was opened by {opener!r}"
-            self.refuse(session, n, Refusal("not-yours", text))
+            self.refuse(session, n, not_yours(conversation))
             return
         if conversation.digest not in session.protocols:
             text = f"the conversation was opened with {conversation.protocol!r}; name that text in HELLO"

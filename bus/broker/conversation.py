@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from math import inf
 
+from bus.broker.calls import RunningCalls
 from bus.broker.entry import FAILED, Entry, Parent
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.registry import Session
@@ -39,16 +40,19 @@ class Conversation:
         revoked: (mailbox, fence) of leases that were taken back since then (5).
         held: (session, record) pairs that wait for room (8).
         is_retained: A calling turn may still read it again (17).
+        calls: The ``call`` steps that run; whoever applies rows opens and closes their conversations.
+        cancel_at: When the time of the step that called it is up; ``inf`` where it has none.
+        ends_by: The same with the deadlines around that step: players are told no more time than is left.
         overtaken: Mailboxes whose open turn an interrupt has left behind; the broker settles it by a row of
             its own, because only the living broker knows which turns are open (5).
         scopes: When which scope began.
     """
 
     __slots__ = (
-        "_new_ids", "_old_ids", "children", "conversation_id", "counters", "default_within", "digest", "epoch",
-        "held", "is_end_noted", "is_retained", "mailboxes", "opened_at", "opener", "outcome", "overtaken", "parent",
-        "protocol", "reason", "request_id", "revoked", "scopes", "sequence", "settled", "tables", "touched",
-        "transcript",
+        "_new_ids", "_old_ids", "calls", "cancel_at", "children", "conversation_id", "counters", "default_within",
+        "digest", "ends_by", "epoch", "held", "is_end_noted", "is_retained", "mailboxes", "opened_at", "opener",
+        "outcome", "overtaken", "parent", "protocol", "reason", "request_id", "revoked", "scopes", "sequence",
+        "settled", "tables", "touched", "transcript",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +69,8 @@ class Conversation:
         self.default_within = default_within
         self.parent = parent
         self.children: set[bytes] = set()
+        self.calls = RunningCalls(self.tables.calls)
+        self.cancel_at = self.ends_by = inf
         self.mailboxes = [
             Mailbox(machine, human=role.human, windows=protocol.windows)
             for machine, role in zip(self.tables.machines, protocol.roles, strict=True)
@@ -81,21 +87,23 @@ class Conversation:
         self.settled: list[tuple[Mailbox, int]] = []
         self.revoked: list[tuple[Mailbox, int]] = []
         self.held: deque[tuple[Session, Record]] = deque()
-        self.is_retained = parent is not None
+        self.is_retained = parent is not None and opener >= 0
         self.is_end_noted = False
         self.overtaken: list[Mailbox] = []
         self.scopes = ScopeClock(self.tables.scopes)
         self._begin(now)
 
     def _begin(self, now: float) -> None:
-        opener = self.mailboxes[self.opener]
-        opener.involved = True
-        if self.parent is not None:
-            opener.history = []
+        if self.opener >= 0:
+            opener = self.mailboxes[self.opener]
+            opener.involved = True
+            if self.parent is not None:
+                opener.history = []
+        facts: dict[str, object] = {"parent": self.parent.conversation} if self.parent is not None else {}
         for mailbox in self.mailboxes:
             self._enter(mailbox, mailbox.at, now)
-            if mailbox is not opener and mailbox.machine.owes[mailbox.at]:
-                self._notify(mailbox, "opened", "opened", "", {})
+            if mailbox.role != self.opener and mailbox.machine.owes[mailbox.at]:
+                self._notify(mailbox, "opened", "opened", "", facts)
         self._fire_due(self.mailboxes, now)
 
     # -- what may happen ------------------------------------------------------------------------------
@@ -273,10 +281,14 @@ class Conversation:
     # -- bus events -----------------------------------------------------------------------------------
 
     def _fire_due(self, stepped: Iterable[Mailbox], now: float) -> None:
-        """Fire the END or MAX event that every role's state has come to admit."""
+        """Fire the END or MAX event that every role's state has come to admit; begin the calls that it admits."""
         for mailbox in stepped:
             for event in mailbox.machine.due[mailbox.at]:
-                counter = self.tables.events[event].counter
+                call, counter = self.tables.events[event].call, self.tables.events[event].counter
+                if call >= 0:
+                    if self.outcome is None and call not in self.calls.running and self._known_to_all(event):
+                        self.calls.begin(call)
+                    continue
                 if counter >= 0 and self.counters[counter] < self.tables.counters[counter].limit:
                     continue
                 if self.outcome is None and self._known_to_all(event):
@@ -327,14 +339,22 @@ class Conversation:
             self._expect_early(mailbox, now)
         if event.kind is EventKind.END:
             self._end(event.outcome or FAILED, "")
-        else:
-            self._fire_due(moved, now)
+            return
+        if self.calls.running:
+            self.calls.keep(lambda one: self._known_to_all(one))
+        self._fire_due(moved, now)
 
     def _facts(self, number: int) -> dict[str, object]:
         event = self.tables.events[number]
         role = self.protocol.roles[event.role].name if event.role >= 0 else None
         scope = self.tables.scopes[event.scope].name if event.scope >= 0 else None
-        return {"role": role, "scope": scope}
+        if event.call < 0:
+            return {"role": role, "scope": scope}
+        return {
+            "protocol": self.tables.calls[event.call].name,
+            "outcome": event.outcome,
+            "conversation": self.calls.returned,
+        }
 
     def _close_scope(self, mailbox: Mailbox, scope: int, *, since: int, keep: int) -> None:
         """Drop what belongs to the scope; an open turn that stands in it is revoked and settled (5).
@@ -359,8 +379,8 @@ class Conversation:
             self.settled.append((mailbox, n_leased))
 
     def _notify(self, mailbox: Mailbox, kind: str, name: str, step: str, facts: dict[str, object]) -> None:
-        """Queue a notice, a built-in delivery, to a role that takes part (6)."""
-        if not mailbox.involved and kind != "opened":
+        """Queue a notice, a built-in delivery, to a role that takes part, or must from now on (6)."""
+        if not mailbox.involved and not mailbox.machine.owes[mailbox.at]:
             return
         body = encode_body({"kind": kind, "name": name, "step": step, **facts})
         notice = Delivery(type=NOTICE_TYPE, sender=-1, sequence=self.sequence, message_id=b"", body=body)
@@ -371,6 +391,7 @@ class Conversation:
         self.outcome = outcome
         self.reason = reason
         self.scopes.stop()
+        self.calls.stop()
         for mailbox in self.mailboxes:
             mailbox.timer = -1
             mailbox.deadline = mailbox.remind_at = inf

@@ -187,7 +187,8 @@ class Dispatch:
         record: Record = [
             _DELIVER, conversation.conversation_id, session.protocols[conversation.digest], mailbox.role, fence,
             position, delivery.attempt, commits, delivery.type, delivery.sender, delivery.epoch, delivery.sequence,
-            delivery.state_after, self.remaining(mailbox), delivery.trace, delivery.message_id, saved, delivery.body,
+            delivery.state_after, self.remaining(conversation, mailbox), delivery.trace, delivery.message_id, saved,
+            delivery.body,
         ]  # fmt: skip
         # Who plays nothing is a script: what it reads it may print, so it reads only what is on disk.
         waits = session.n_waiting > 0 or (
@@ -200,9 +201,10 @@ class Dispatch:
         else:
             self._state.ledger.send(session, record)
 
-    def remaining(self, mailbox: Mailbox) -> float | None:
-        """Return the seconds until the role is late, or None where it need not act."""
-        return None if mailbox.deadline == inf else max(0.0, mailbox.deadline - self._state.now)
+    def remaining(self, conversation: Conversation, mailbox: Mailbox) -> float | None:
+        """Return the seconds until the role is late, or the conversation over; None where it need not act."""
+        deadline = min(mailbox.deadline, conversation.ends_by)
+        return None if mailbox.deadline == inf else max(0.0, deadline - self._state.now)
 
     def _find_session(self, conversation: Conversation, mailbox: Mailbox) -> Session | None:
         registry = self._state.registry

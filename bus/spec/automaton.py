@@ -168,10 +168,19 @@ class Automaton:
         self.events.append(replace(event, name=name))
         return len(self.events) - 1
 
-    def add_call(
-        self, call: Call, roles: tuple[tuple[str, int], ...], regions: tuple[tuple[int, int], ...]
-    ) -> list[tuple[Branch, int]]:
+    def role(self, mark: Mark, name: str) -> int:
+        """Return the index of a role.
+
+        Raises:
+            SpecError: There is none of that name.
+        """
+        if name not in self.roles:
+            raise error_at(mark, "E-UNKNOWN-ROLE", f"expected a declared role, got {name!r}; declare it under roles")
+        return self.roles[name]
+
+    def add_call(self, call: Call, regions: tuple[tuple[int, int], ...]) -> list[tuple[Branch, int]]:
         """Note a ``call`` step and return each of its branches with the event that leads there."""
+        roles = tuple((theirs, self.role(call.mark, ours)) for theirs, ours in call.roles)
         number = len(self.calls)
         name = call.protocol.partition("@")[0]
         told = BusEvent("", EventKind.CALL, f"call {name}", call=number)

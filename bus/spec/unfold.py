@@ -114,9 +114,7 @@ class _Unfolding:
         return node if node in self._entered else None
 
     def _role(self, mark: Mark, name: str) -> int:
-        if name not in self._graph.roles:
-            raise error_at(mark, "E-UNKNOWN-ROLE", f"expected a declared role, got {name!r}; declare it under roles")
-        return self._graph.roles[name]
+        return self._graph.role(mark, name)
 
     def _exchange(self, send: Send, around: _Around) -> Exchange:
         if send.message not in self._graph.messages:
@@ -352,8 +350,7 @@ class _Unfolding:
     def _call(self, call: Call, here: int, around: _Around) -> int | None:
         """Wait for what is called: nothing but its outcomes, which the bus tells to all, leads on from here."""
         after = self._node(call.mark, around)
-        roles = tuple((theirs, self._role(call.mark, ours)) for theirs, ours in call.roles)
-        for branch, event in self._graph.add_call(call, roles, around.regions):
+        for branch, event in self._graph.add_call(call, around.regions):
             aside = self._node(branch.mark, around)
             self._edge(here, Edge(aside, event=event))
             self._leads(self._block(branch.body, aside, around), after)
