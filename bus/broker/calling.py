@@ -72,6 +72,7 @@ class Calling:
         child = self._state.find(child_id)
         if child is None or child.outcome is not None:
             return []
+        self._bind(caller, child)
         child.close(CANCELED, "the step that called it was cut short", self._state.now)
         return self._end_children(child)
 
@@ -81,5 +82,14 @@ class Calling:
         if parent.role != BUS or caller is None or caller.calls.running.get(parent.position) != child.conversation_id:
             return []
         caller.children.discard(child.conversation_id)
+        self._bind(caller, child)
         caller.fire(caller.calls.end(parent.position, outcome), self._state.now)
         return self._end_children(caller)
+
+    def _bind(self, caller: Conversation, child: Conversation) -> None:
+        """Whoever played a role that was mapped plays ours from now on, where nobody did yet (14)."""
+        assert child.parent is not None
+        for theirs, ours in caller.tables.calls[child.parent.position].roles:
+            mailbox = caller.mailboxes[ours]
+            if mailbox.agent is None and not mailbox.human:
+                mailbox.agent = child.mailboxes[child.protocol.role_index(theirs)].agent

@@ -136,6 +136,10 @@ class Registry:
                     best = session
         return best
 
+    def players(self, digest: str, role: int) -> tuple[str, ...]:
+        """Return the names of all who play the role."""
+        return tuple(dict.fromkeys(one.name for one in self.by_peer.values() if (digest, role) in one.plays))
+
     def sessions(self) -> list[Session]:
         """Return all sessions, in order of registration."""
         return list(self.by_peer.values())
