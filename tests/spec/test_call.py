@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import pytest
 from protocol_text import small
+from reference_run import FAILED_BY_DEADLINE, ReferenceRun
 from spec_source import Walk, parsed
 
 from bus.spec.bundle import SpecText, join_bundle
@@ -347,3 +349,41 @@ def test_a_time_that_never_passes_because_what_is_around_ends_sooner_is_a_warnin
 
 def test_what_follows_an_outcome_is_outside_the_time_of_the_call() -> None:
     assert rules(calling(CALL.replace("did: [b -> a: N]", "did: [{b -> a: N, within: 2h}]")), TASK) == []
+
+
+NESTED = """
+- a -> b: M
+- loop: l
+  max: 3
+  do:
+    - scope: s
+      do:
+        - parallel:
+            x:
+              - call: task@1
+                as: {asker: a}
+                outcomes: {did: [b -> a: Did], done: [], failed: [end: failed], canceled: []}
+            y:
+              - call: task@1
+                as: {asker: b}
+                outcomes: {did: [], done: [a -> b: Done], failed: [], canceled: [end: canceled]}
+            z: [{a -> b: Note}, {b -> a: Noted}]
+      interrupts:
+        - a -> b: Stop
+          then: [b -> a: Stopped]
+        - timeout: 1h
+          then: [b -> a: Late]
+    - a -> b: More
+  else: [end: failed]
+"""
+SAID = "M: {}, N: {}, Did: {}, Done: {}, Note: {}, Noted: {}, Stop: {}, Stopped: {}, Late: {}, More: {}"
+
+
+@pytest.mark.parametrize("text", [calling(), calling(NESTED, SAID.replace("N: {}, ", ""))], ids=["small", "nested"])
+def test_every_way_through_a_conversation_with_calls_ends(text: str) -> None:
+    protocol = compile_protocol(join_bundle(SpecText("", one) for one in (text, TASK)))
+
+    outcomes = {ReferenceRun(protocol.tables, Random(seed)).run() for seed in range(300)}
+
+    assert outcomes <= {*protocol.outcomes, FAILED_BY_DEADLINE}
+    assert len(outcomes) > 1

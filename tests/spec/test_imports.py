@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from protocol_text import small
 
 from bus.errors import SpecError
@@ -326,3 +328,57 @@ def test_an_import_that_is_no_yaml_is_told_with_its_place(tmp_path: Path) -> Non
 
     assert one.rule == "E-BAD-IMPORT"
     assert f"{tmp_path / 'common.protocol.yaml'}:1:5: E-SYNTAX" in one.message
+
+
+# -- hostile -------------------------------------------------------------------------------------------
+
+CALLING = small(
+    conversation="- call: task@1\n  as: {asker: a}\n  outcomes: {done: [], failed: [], canceled: []}\n"
+    "- a -> b: Found\n- b -> a: M",
+    imports="[common@^1, task@~1.0]",
+    keys="[task_id]",
+)
+TASK = small("Do: {}", "- asker -> doer: Do").replace("small", "task").replace("a: {}, b: {}", "asker: {}, doer: {}")
+LINES = [
+    *bundle(CALLING, COMMON, TASK).splitlines(),
+    "imports: [task@1]",
+    "library: task",
+    "protocol: common",
+    "  x: x",
+]
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(
+    dropped=st.sets(st.integers(0, 40), max_size=4),
+    moved=st.lists(st.tuples(st.integers(0, 40), st.sampled_from(LINES)), max_size=4),
+)
+def test_any_bundle_gives_a_spec_or_findings(dropped: set[int], moved: list[tuple[int, str]]) -> None:
+    lines = [line for index, line in enumerate(bundle(CALLING, COMMON, TASK).splitlines()) if index not in dropped]
+    for index, line in moved:
+        lines.insert(min(index, len(lines)), line)
+    text = "\n".join(lines) + "\n"
+
+    spec, found = check_text(text)
+
+    assert spec is not None or found
+
+
+def test_the_bundle_that_is_mangled_is_in_order_itself() -> None:
+    assert rules(CALLING, COMMON, TASK) == []
+
+
+@pytest.mark.slow
+def test_a_bundle_of_files_that_all_call_all_behind_them_is_refused_at_once() -> None:
+    names = [f"p{n}" for n in range(31)]
+    texts = []
+    for index, name in enumerate(names):
+        steps = "".join(
+            f"\n- call: {below}@1\n  as: {{}}\n  outcomes: {{done: [], failed: [], canceled: []}}"
+            for below in names[index + 1 :]
+        )
+        texts.append(small(conversation=f"- a -> b: M{steps}").replace("small", name))
+
+    # What p22 and those behind it may open is 2 ** 8 conversations and fewer.
+    assert rules(*texts) == ["E-TOO-MANY-CALLS", *["E-BAD-CALLEE"] * 21]
