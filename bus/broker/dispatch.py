@@ -213,25 +213,27 @@ class Dispatch:
             session = registry.find(*mailbox.keeper)
             return session if session and (conversation.digest, mailbox.role) in session.plays else None
         names = (mailbox.player,) if mailbox.player is not None else mailbox.offered
-        if conversation.opener == BUS and mailbox.player is None:
+        if conversation.opener == BUS and mailbox.player is None and not mailbox.human:
             names = self._callers(conversation, mailbox) or names
         return registry.player(conversation.digest, mailbox.role, names=names)
 
     def _callers(self, conversation: Conversation, mailbox: Mailbox) -> tuple[str, ...]:
-        """Return who plays the role of the calling conversation that this one was mapped to, or may yet; () if none."""
+        """Return who plays the calling conversation's role that this one was mapped to, or may yet; () for anybody."""
         assert conversation.parent is not None
         state = self._state
         caller = state.conversations.get(conversation.parent.conversation)
-        if caller is None or mailbox.human:
+        if caller is None:
             return ()
         name = conversation.protocol.roles[mailbox.role].name
         ours = dict(caller.tables.calls[conversation.parent.position].roles).get(name)
         if ours is None:
             return ()
         other = caller.mailboxes[ours]
-        if other.player is not None or other.session is not None:
-            return (other.player or other.session.name,)  # type: ignore[union-attr]  # one of the two is there
-        return other.offered or state.registry.players(caller.digest, ours)
+        if other.player is not None:
+            return (other.player,)
+        if other.session is not None:
+            return (other.session.name,)
+        return other.offered or state.registry.players((caller.digest, ours), (conversation.digest, mailbox.role))
 
     def _is_held_back(self, name: str, mailbox: Mailbox) -> bool:
         suspects = self._state.suspects.get(name)

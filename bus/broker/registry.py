@@ -136,9 +136,9 @@ class Registry:
                     best = session
         return best
 
-    def players(self, digest: str, role: int) -> tuple[str, ...]:
-        """Return the names of all who play the role."""
-        return tuple(dict.fromkeys(one.name for one in self.by_peer.values() if (digest, role) in one.plays))
+    def players(self, *roles: tuple[str, int]) -> tuple[str, ...]:
+        """Return the names of the sessions that play all of these (digest, role) pairs."""
+        return tuple(dict.fromkeys(one.name for one in self.by_peer.values() if one.plays.issuperset(roles)))
 
     def sessions(self) -> list[Session]:
         """Return all sessions, in order of registration."""

@@ -123,7 +123,8 @@ def _check_roles(step: Call, spec: Spec, callee: Protocol, report: Report) -> No
         place = f"call.as.{name}"
         if name not in theirs:
             text = f"{place}: expected a role of {callee.name} ({', '.join(theirs)}), got {name!r}"
-            report.error(step.mark, "E-CALL-ROLES", text, role=mine, suggestion=did_you_mean(name, theirs))
+            hint = did_you_mean(name, theirs) or "name one of these, or leave it out"
+            report.error(step.mark, "E-CALL-ROLES", text, role=mine, suggestion=hint)
             continue
         if mine in taken:
             text = f"{place}: {mine!r} is {taken[mine]!r} already: one player cannot be both"
@@ -170,6 +171,8 @@ def _handles(step: Call, outcomes: tuple[str, ...], report: Report) -> bool:
 def check_call_points(spec: Spec, found: Projections, report: Report) -> None:
     """E-RACE: where a call may begin nobody else may speak, or neither would know who was first."""
     graph, names, told = found.graph, Names(spec, found.graph), set()
+    if not graph.calls:
+        return
     for point, edges in found.points.items():
         begun = sorted({graph.events[edge.event].call for edge in edges if edge.event != NO_EVENT} - {-1})
         for call in begun:

@@ -65,12 +65,16 @@ def bundled(*texts: str) -> str:
 
 
 class CallDesk(Desk):
-    """The broker with peers of both protocols; roles of the second are named ``review.author``."""
+    """The broker with peers of all protocols; roles of others than the first are named ``review.author``.
 
-    def __init__(self, story: str = STORY, review: str = REVIEW, *, settings: Settings | None = None) -> None:
-        super().__init__(bundled(story, review), settings=settings)
-        self.protocols = [self.protocol, compile_protocol(review)]
-        self.sources = [self.source, review]
+    Args:
+        more: What the second protocol calls.
+    """
+
+    def __init__(self, story: str = STORY, review: str = REVIEW, *more: str, settings: Settings | None = None) -> None:
+        super().__init__(bundled(story, review, *more), settings=settings)
+        self.sources = [self.source, bundled(review, *more), *more]
+        self.protocols = [self.protocol, *map(compile_protocol, self.sources[1:])]
 
     def peer(
         self, name: str, *, plays: list[str] | None = None, instance: int = 0, credit: int = 100, held: Any = ()
@@ -78,7 +82,9 @@ class CallDesk(Desk):
         self.n_peers += 1
         peer = Peer(self, name, instance)
         self.peers[peer.routing_id] = peer
-        roles = [[0, role] if "." not in role else [1, role.partition(".")[2]] for role in plays or []]
+        numbers = {protocol.name: number for number, protocol in enumerate(self.protocols)}
+        parts = [role.rpartition(".") for role in plays or []]
+        roles = [[numbers[protocol or self.protocol.name], role] for protocol, _, role in parts]
         peer.put([Kind.HELLO, WIRE_VERSION, name, instance, self.sources, roles, credit, list(held)])
         peer.kept = peer.take_one(Kind.WELCOME)[4]
         return peer

@@ -158,6 +158,27 @@ def test_a_pool_member_that_was_offered_the_work_is_offered_the_call(desk: CallD
     assert sorted(read.values()) == [[], ["Ask", "[opened]"]]
 
 
+def test_an_agent_that_plays_both_roles_goes_before_one_that_plays_the_called_one_alone(desk: CallDesk) -> None:
+    alone = desk.peer("alone", plays=["review.reader"])
+    _client, writer, checker, _conversation = begin(desk)
+
+    write(desk, writer)
+
+    assert (alone.reads(), checker.reads()) == ([], ["Text"])
+
+
+def test_where_nobody_plays_both_roles_anybody_plays_the_called_one(desk: CallDesk) -> None:
+    alone = desk.peer("alone", plays=["review.reader"])
+    desk.peer("checker", plays=["checker"])
+    writer, client = desk.peer("writer", plays=["writer", "review.author"]), desk.peer("client")
+    conversation = desk.open(client, "client")
+    desk.send(client, conversation, "client", "Ask", "writer")
+
+    write(desk, writer)
+
+    assert alone.reads() == ["Text"]
+
+
 def test_whoever_played_in_the_call_plays_the_role_afterwards(desk: CallDesk) -> None:
     client, writer, checker, conversation = begin(desk)
     write(desk, writer)
@@ -378,6 +399,67 @@ def test_calls_in_parallel_branches_run_side_by_side_with_what_is_said_beside_th
     assert told[0] == "Ask"
     assert sorted(told[1:5]) == ["Note", "Noted", "[call review.good.2]", "[call review.good]"]
     assert told[5:] == ["Done", "[done.end]"]
+
+
+PROOF = """
+language: 1
+protocol: proof
+version: 1.0.0
+roles: {sender: {}, proofer: {}}
+messages: {Page: {}, Marked: {}}
+conversation:
+  - sender -> proofer: Page
+  - proofer -> sender: Marked
+"""
+PROOFED = REVIEW.replace(
+    "  - author -> reader: Text\n",
+    "  - author -> reader: Text\n  - call: proof@1\n    as: {sender: reader}\n"
+    "    outcomes: {done: [], failed: [end: failed], canceled: [end: canceled]}\n",
+)
+
+
+def three_deep() -> tuple[CallDesk, Peer, Peer, list[bytes]]:
+    """Return (desk, client, proofer, conversations from the outermost) with the innermost under way."""
+    desk = CallDesk(STORY, PROOFED, PROOF)
+    client, writer, checker, conversation = begin(desk)
+    checker.bye()
+    checker = desk.peer("checker", plays=["checker", "review.reader", "proof.sender"])
+    proofer = desk.peer("proofer", plays=["proof.proofer"])
+    write(desk, writer)
+    for delivery in checker.take(Kind.DELIVER):
+        if desk.name_of(delivery) == "[opened]":
+            desk.commit(checker, delivery, ("Page", "proofer"))
+    [child] = desk.called(client, conversation)
+    return desk, client, proofer, [conversation, child, *desk.called(client, child)]
+
+
+def test_what_is_called_calls_in_turn_and_each_goes_on_by_the_other_s_outcome() -> None:
+    desk, client, proofer, conversations = three_deep()
+
+    desk.commit(proofer, proofer.take_one(Kind.DELIVER), ("Marked", "sender"))
+
+    assert [desk.outcome(client, one) for one in conversations] == [None, None, "done"]
+    review = [one["event"] or one["type"] for one in desk.query(client, "transcript", conversation=conversations[1])]
+    assert review == ["Text", "call proof.done"]
+
+
+def test_canceling_the_innermost_ends_all_that_say_so_with_one_row() -> None:
+    desk, client, _proofer, conversations = three_deep()
+
+    desk.query(client, "cancel", conversation=conversations[2])
+
+    assert [desk.outcome(client, one) for one in conversations] == [None, "canceled", "canceled"]
+    assert desk.transcript(client, conversations[0])[-1] == "[call review.canceled]"
+    assert sum(row[0] == "close" for _, batch in desk.disk for row in batch) == 1
+
+
+def test_canceling_the_outermost_cancels_all_below() -> None:
+    desk, client, proofer, conversations = three_deep()
+
+    desk.query(client, "cancel", conversation=conversations[0])
+
+    assert [desk.outcome(client, one) for one in conversations] == ["canceled"] * 3
+    assert proofer.reads() == ["Page", "[end]"]
 
 
 # -- whoever has not taken part yet --------------------------------------------------------------------
