@@ -47,11 +47,8 @@ class RunningCalls:
 
     def facts(self, event: BusEvent) -> dict[str, object]:
         """Return what the roles are told with *event*."""
-        return {
-            "protocol": self._tables[event.call].name,
-            "outcome": event.outcome,
-            "conversation": self.returned,
-        }
+        name = self._tables[event.call].name
+        return {"protocol": name, "outcome": event.outcome, "conversation": self.returned}
 
     def stop(self) -> None:
         """Forget every call: the conversation is over, and closes its children itself."""

@@ -341,20 +341,16 @@ class Conversation:
             self._end(event.outcome or FAILED, "")
             return
         if self.calls.running:
-            self.calls.keep(lambda one: self._known_to_all(one))
+            self.calls.keep(self._known_to_all)
         self._fire_due(moved, now)
 
     def _facts(self, number: int) -> dict[str, object]:
         event = self.tables.events[number]
+        if event.call >= 0:
+            return self.calls.facts(event)
         role = self.protocol.roles[event.role].name if event.role >= 0 else None
         scope = self.tables.scopes[event.scope].name if event.scope >= 0 else None
-        if event.call < 0:
-            return {"role": role, "scope": scope}
-        return {
-            "protocol": self.tables.calls[event.call].name,
-            "outcome": event.outcome,
-            "conversation": self.calls.returned,
-        }
+        return {"role": role, "scope": scope}
 
     def _close_scope(self, mailbox: Mailbox, scope: int, *, since: int, keep: int) -> None:
         """Drop what belongs to the scope; an open turn that stands in it is revoked and settled (5).
