@@ -11,10 +11,11 @@ from collections import deque
 
 from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
+from bus.broker.entry import BUS
 from bus.broker.history import History
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.opening import bind_members, check_opening
-from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, out_of_turn
+from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, not_yours, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
 from bus.broker.turn import check_turn, is_message, wrong_id
@@ -123,11 +124,10 @@ class Admission:
 
     def _attach(self, session: Session, n: int, conversation: Conversation, role: int) -> None:
         state = self._state
-        mailbox = conversation.mailboxes[conversation.opener]
-        if role != conversation.players[conversation.opener].role or mailbox.agent != session.name:
-            opener = conversation.mailboxes[conversation.opener].agent
-            text = f"conversation {show_id(conversation.conversation_id)} was opened by {opener!r}"
-            self.refuse(session, n, Refusal("not-yours", text))
+        mailbox = conversation.mailboxes[conversation.opener] if conversation.opener != BUS else None
+        is_opener = mailbox is not None and role == conversation.players[conversation.opener].role
+        if mailbox is None or not is_opener or mailbox.agent != session.name:
+            self.refuse(session, n, not_yours(conversation))
             return
         if conversation.digest not in session.protocols:
             text = f"the conversation was opened with {conversation.protocol!r}; name that text in HELLO"
@@ -155,7 +155,7 @@ class Admission:
         if conversation is None:
             self.refuse(session, n, gone(conversation_id, self._state.finished.get(conversation_id)))
             return
-        if conversation.has_seen(message_id):
+        if message_id in conversation.seen:
             state.ledger.take(session, n, state.now)
             return
         mailbox = self._mailbox_of(session, conversation, role)

@@ -13,7 +13,7 @@ from bus.broker.admission import Admission
 from bus.broker.attendance import Attendance, HelloRefused
 from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
-from bus.broker.entry import FAILED
+from bus.broker.entry import CANCELED, FAILED
 from bus.broker.history import History
 from bus.broker.ledger import Ledger
 from bus.broker.mailbox import Mailbox
@@ -110,6 +110,8 @@ class Broker:
                 self._check_deadline(*cast(tuple[Conversation, Mailbox], subject))
             elif alarm is Alarm.SCOPE:
                 self._check_scope(cast(Conversation, subject))
+            elif alarm is Alarm.CALL:
+                self._check_call(cast(Conversation, subject))
             elif alarm is Alarm.RETRY:
                 self._serve_again(*cast(tuple[Conversation, Mailbox, int], subject))
             elif alarm is Alarm.LEASES:
@@ -269,6 +271,11 @@ class Broker:
         if timeout[0] <= self._state.now:
             self._admission.decide(["event", conversation.conversation_id, timeout[1]])
         self._dispatch.serve_touched(conversation)
+
+    def _check_call(self, called: Conversation) -> None:
+        if called.outcome is None:
+            row = ["close", called.conversation_id, CANCELED, "it took longer than the step that called it may"]
+            self._admission.decide(row)
 
     def _serve_again(self, conversation: Conversation, mailbox: Mailbox, suspected_fence: int) -> None:
         """Back-off is over, or a suspect has outlived its lease and lets the next one through (RULES.md 10)."""

@@ -14,17 +14,18 @@ from collections import deque
 from collections.abc import Iterable
 from math import inf
 
+from bus.broker.calls import RunningCalls
 from bus.broker.cast import Cast
 from bus.broker.entry import FAILED, Entry, Parent
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.registry import Session
 from bus.broker.scope_clock import ScopeClock
+from bus.broker.seen import SeenIds
 from bus.spec.protocol import Protocol
 from bus.spec.tables import BusEvent, EventKind, Move
 from bus.wire.codec import encode_body
 from bus.wire.record import NOTICE_TYPE, Record
 
-_REMEMBERED_IDS = 65_536  # message ids kept in each of two generations, to recognise repetitions
 _TRANSCRIPT_ENTRIES = 10_000  # newest entries of a conversation that stay readable in memory
 
 
@@ -41,15 +42,20 @@ class Conversation:
         revoked: (mailbox, fence) of leases that were taken back since then (5).
         held: (session, record) pairs that wait for room (8).
         is_retained: A calling turn may still read it again (17).
+        calls: The ``call`` steps that run; whoever applies rows opens and closes their conversations.
+        cancel_at: When the time of the step that called it is up; ``inf`` where it has none.
+        ends_by: The same with the deadlines around that step: players are told no more time than is left.
         overtaken: Mailboxes whose open turn an interrupt has left behind; the broker settles it by a row of
             its own, because only the living broker knows which turns are open (5).
         scopes: When which scope began.
+        seen: Ids of the messages admitted so far.
     """
 
     __slots__ = (
-        "_new_ids", "_old_ids", "cast", "children", "conversation_id", "counters", "default_within", "digest",
-        "epoch", "held", "is_end_noted", "is_retained", "mailboxes", "opened_at", "opener", "outcome",
-        "overtaken", "parent", "players", "protocol", "reason", "request_id", "revoked", "scopes", "sequence",
+        "calls", "cancel_at", "cast", "children", "conversation_id", "counters",
+        "default_within", "digest", "ends_by", "epoch", "held", "is_end_noted", "is_retained", "mailboxes",
+        "opened_at", "opener", "outcome", "overtaken", "parent", "players", "protocol", "reason", "request_id",
+        "revoked", "scopes", "seen", "sequence",
         "settled", "tables", "touched", "transcript",
     )  # fmt: skip
 
@@ -63,12 +69,14 @@ class Conversation:
         self.cast = Cast(protocol, members or {})
         self.tables = self.cast.tables
         self.players = self.cast.players
-        self.opener = self.cast.player(opener)
+        self.opener = opener if opener < 0 else self.cast.player(opener)
         self.request_id = request_id
         self.opened_at = now
         self.default_within = default_within
         self.parent = parent
         self.children: set[bytes] = set()
+        self.calls = RunningCalls(self.tables.calls)
+        self.cancel_at = self.ends_by = inf
         self.mailboxes = [
             Mailbox(self.tables.machines[index], human=protocol.roles[player.role].human, windows=protocol.windows)
             for index, player in enumerate(self.players)
@@ -80,28 +88,29 @@ class Conversation:
         self.sequence = 0
         self.outcome: str | None = None
         self.reason = ""
-        self._new_ids: set[bytes] = set()
-        self._old_ids: set[bytes] = set()
+        self.seen = SeenIds()
         self.transcript: deque[Entry] = deque(maxlen=_TRANSCRIPT_ENTRIES)
         self.touched: dict[Mailbox, None] = {}
         self.settled: list[tuple[Mailbox, int]] = []
         self.revoked: list[tuple[Mailbox, int]] = []
         self.held: deque[tuple[Session, Record]] = deque()
-        self.is_retained = parent is not None
+        self.is_retained = parent is not None and opener >= 0
         self.is_end_noted = False
         self.overtaken: list[Mailbox] = []
         self.scopes = ScopeClock(self.tables.scopes)
         self._begin(now)
 
     def _begin(self, now: float) -> None:
-        opener = self.mailboxes[self.opener]
-        opener.involved = True
-        if self.parent is not None:
-            opener.history = []
+        if self.opener >= 0:
+            opener = self.mailboxes[self.opener]
+            opener.involved = True
+            if self.parent is not None:
+                opener.history = []
+        facts: dict[str, object] = {"parent": self.parent.conversation} if self.parent is not None else {}
         for mailbox in self.mailboxes:
             self._enter(mailbox, mailbox.at, now)
-            if mailbox is not opener and mailbox.machine.owes[mailbox.at]:
-                self._notify(mailbox, "opened", "opened", "", {})
+            if mailbox.role != self.opener and mailbox.machine.owes[mailbox.at]:
+                self._notify(mailbox, "opened", "opened", "", facts)
         self._fire_due(self.mailboxes, now)
 
     # -- what may happen ------------------------------------------------------------------------------
@@ -141,10 +150,6 @@ class Conversation:
 
     # -- what happens ---------------------------------------------------------------------------------
 
-    def has_seen(self, message_id: bytes) -> bool:
-        """Return whether a message of this id was admitted before."""
-        return message_id in self._new_ids or message_id in self._old_ids
-
     def admit(
         self, mailbox: Mailbox, move: Move, type: int, address: int, message_id: bytes, body: bytes, trace: str | None,
         now: float, turn: int = 0,
@@ -156,9 +161,7 @@ class Conversation:
                 raises it itself.
         """
         self.cast.count(move, self.counters, move.member)
-        self._new_ids.add(message_id)
-        if len(self._new_ids) >= _REMEMBERED_IDS:
-            self._old_ids, self._new_ids = self._new_ids, set()
+        self.seen.add(message_id)
         self.sequence = sequence = self.sequence + 1
         mailbox.involved = True
         self.transcript.append(Entry(sequence, self.epoch, mailbox.role, type, address, body, ""))
@@ -274,10 +277,18 @@ class Conversation:
     # -- bus events -----------------------------------------------------------------------------------
 
     def _fire_due(self, stepped: Iterable[Mailbox], now: float) -> None:
-        """Fire the END, MAX or JOINED event that every role's state has come to admit."""
+        """Fire the END, MAX or JOINED event that all have come to admit; begin the calls that they admit."""
         for mailbox in stepped:
             for event in mailbox.machine.due[mailbox.at]:
-                counter = self.tables.events[event].counter
+                call, counter = self.tables.events[event].call, self.tables.events[event].counter
+                if call >= 0:
+                    if (
+                        self.outcome is None
+                        and call not in self.calls.running
+                        and self.cast.is_due(event, self.mailboxes)
+                    ):
+                        self.calls.begin(call)
+                    continue
                 if counter >= 0 and self.counters[counter] < self.tables.counters[counter].limit:
                     continue
                 if self.outcome is None and self.cast.is_due(event, self.mailboxes):
@@ -323,13 +334,15 @@ class Conversation:
             if message is not None and mailbox.role in to:
                 mailbox.take_in(message.copy())
             elif event.kind is not EventKind.END and mailbox is not raiser:
-                facts = self.cast.facts(number, member, cut)
+                facts = self.calls.facts(event) if event.call >= 0 else self.cast.facts(number, member, cut)
                 self._notify(mailbox, event.kind.value, event.name, event.step, facts)
             self._expect_early(mailbox, now)
         if event.kind is EventKind.END:
             self._end(event.outcome or FAILED, "")
-        else:
-            self._fire_due(moved, now)
+            return
+        if self.calls.running:
+            self.calls.keep(lambda one: self.cast.is_known_to_all(one, self.mailboxes))
+        self._fire_due(moved, now)
 
     def _overtake(self, mailbox: Mailbox, event: BusEvent, member: int) -> None:
         """Note that the bus moved the role; what befalls one member leaves turns about the others as they are."""
@@ -364,8 +377,8 @@ class Conversation:
             self.settled.append((mailbox, n_leased))
 
     def _notify(self, mailbox: Mailbox, kind: str, name: str, step: str, facts: dict[str, object]) -> None:
-        """Queue a notice, a built-in delivery, to a role that takes part (6)."""
-        if not mailbox.involved and kind != "opened" and not mailbox.machine.owes[mailbox.at]:
+        """Queue a notice, a built-in delivery, to a role that takes part, or must from now on (6)."""
+        if not mailbox.involved and not mailbox.machine.owes[mailbox.at]:
             return
         body = encode_body({"kind": kind, "name": name, "step": step, **facts})
         notice = Delivery(type=NOTICE_TYPE, sender=-1, sequence=self.sequence, message_id=b"", body=body)
@@ -376,6 +389,7 @@ class Conversation:
         self.outcome = outcome
         self.reason = reason
         self.scopes.stop()
+        self.calls.stop()
         for mailbox in self.mailboxes:
             mailbox.epoch = mailbox.overtaken_at = self.epoch  # also where one member's way has ended it for all
             mailbox.timer = -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from bus.broker.conversation import Conversation
+from bus.broker.entry import BUS
 from bus.broker.mailbox import Delivery, DeliveryState, Mailbox
 from bus.broker.registry import Session
 from bus.broker.state import FINISHED_CONVERSATIONS, Alarm, BrokerState
@@ -207,7 +208,7 @@ class Dispatch:
         record: Record = [
             _DELIVER, conversation.conversation_id, session.protocols[conversation.digest], mailbox.role, fence,
             position, delivery.attempt, commits, delivery.type, delivery.sender, delivery.epoch, delivery.sequence,
-            at, self.remaining(mailbox), delivery.trace, delivery.message_id, saved, delivery.body,
+            at, self.remaining(conversation, mailbox), delivery.trace, delivery.message_id, saved, delivery.body,
         ]  # fmt: skip
         # Who plays nothing is a script: what it reads it may print, so it reads only what is on disk.
         waits = session.n_waiting > 0 or (
@@ -220,9 +221,10 @@ class Dispatch:
         else:
             self._state.ledger.send(session, record)
 
-    def remaining(self, mailbox: Mailbox) -> float | None:
-        """Return the seconds until the role is late, or None where it need not act."""
-        return None if mailbox.deadline == inf else max(0.0, mailbox.deadline - self._state.now)
+    def remaining(self, conversation: Conversation, mailbox: Mailbox) -> float | None:
+        """Return the seconds until the role is late, or the conversation over; None where it need not act."""
+        deadline = min(mailbox.deadline, conversation.ends_by)
+        return None if mailbox.deadline == inf else max(0.0, deadline - self._state.now)
 
     def _find_session(self, conversation: Conversation, mailbox: Mailbox) -> Session | None:
         registry, role = self._state.registry, conversation.players[mailbox.role].role
@@ -230,7 +232,28 @@ class Dispatch:
             session = registry.find(*mailbox.keeper)
             return session if session and (conversation.digest, role) in session.plays else None
         names = (mailbox.player,) if mailbox.player is not None else mailbox.offered
+        if conversation.opener == BUS and mailbox.player is None and not mailbox.human:
+            names = self._callers(conversation, mailbox) or names
         return registry.player(conversation.digest, role, names=names)
+
+    def _callers(self, conversation: Conversation, mailbox: Mailbox) -> tuple[str, ...]:
+        """Return who plays the calling conversation's role that this one was mapped to, or may yet; () for anybody."""
+        assert conversation.parent is not None
+        state = self._state
+        caller = state.conversations.get(conversation.parent.conversation)
+        if caller is None:
+            return ()
+        role = conversation.players[mailbox.role].role
+        name = conversation.protocol.roles[role].name
+        ours = dict(caller.tables.calls[conversation.parent.position].roles).get(name)
+        if ours is None:
+            return ()
+        other = caller.mailboxes[caller.cast.player(ours)]
+        if other.player is not None:
+            return (other.player,)
+        if other.session is not None:
+            return (other.session.name,)
+        return other.offered or state.registry.players((caller.digest, ours), (conversation.digest, role))
 
     def _is_held_back(self, name: str, mailbox: Mailbox) -> bool:
         suspects = self._state.suspects.get(name)

@@ -38,7 +38,7 @@ def bind_members(state: BrokerState, digest: str, bindings: dict[object, object]
     bound = dict(bindings)
     for index, role in enumerate(state.protocols[digest].roles):
         if role.many is not None and role.source is None and role.name not in bound:
-            bound[role.name] = list(state.registry.players(digest, index))
+            bound[role.name] = list(state.registry.players((digest, index)))
     return bound
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bus.broker.admission import Admission
 from bus.broker.attendance import Attendance, HelloRefused
 from bus.broker.conversation import Conversation
-from bus.broker.entry import CANCELED
+from bus.broker.entry import BUS, CANCELED
 from bus.broker.mailbox import DeliveryState, Mailbox
 from bus.broker.refusal import allowed_moves, out_of_turn
 from bus.broker.registry import Session
@@ -183,10 +183,12 @@ class Queries:
 
     def _summary(self, conversation: Conversation) -> dict[str, object]:
         players = conversation.players
+        by_bus = conversation.opener == BUS
         return {
             "conversation": conversation.conversation_id,
+            "parent": None if conversation.parent is None else conversation.parent.conversation,
             "protocol": f"{conversation.protocol.name}@{conversation.protocol.version}",
-            "opener": conversation.mailboxes[conversation.opener].agent,
+            "opener": None if by_bus else conversation.mailboxes[conversation.opener].agent,
             "outcome": conversation.outcome,
             "reason": conversation.reason,
             "states": {players[mailbox.role].name: mailbox.at for mailbox in conversation.mailboxes},

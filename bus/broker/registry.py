@@ -136,10 +136,9 @@ class Registry:
                     best = session
         return best
 
-    def players(self, digest: str, role: int) -> tuple[str, ...]:
-        """Return the names of all live agents that play the role, in order of registration."""
-        wanted = (digest, role)
-        return tuple(dict.fromkeys(one.name for one in self.by_peer.values() if wanted in one.plays))
+    def players(self, *roles: tuple[str, int]) -> tuple[str, ...]:
+        """Return the names of the sessions that play all of these (digest, role) pairs."""
+        return tuple(dict.fromkeys(one.name for one in self.by_peer.values() if one.plays.issuperset(roles)))
 
     def sessions(self) -> list[Session]:
         """Return all sessions, in order of registration."""

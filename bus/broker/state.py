@@ -27,6 +27,7 @@ class Alarm(StrEnum):
 
     DEADLINE = "deadline"  # (conversation, mailbox): the role may be late, or a person reminded
     SCOPE = "scope"  # conversation: a scope's time may be up
+    CALL = "call"  # conversation: the time of the step that called it may be up
     RETRY = "retry"  # (conversation, mailbox): back-off is over, or a suspect outlived its lease
     LEASES = "leases"  # sessions that were silent for a lease
     LOST = "lost"  # name: no instance for lost_after

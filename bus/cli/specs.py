@@ -15,10 +15,9 @@ from bus.cli.training_file import load_training_file
 from bus.errors import SpecError
 from bus.fleet.file import load_fleet
 from bus.fleet.project import find_project
-from bus.spec.compile import check_text, load_protocol
+from bus.spec.compile import check_path, load_protocol
 from bus.spec.diagnostic import Diagnostic, Severity
 from bus.spec.draw import draw_sequence
-from bus.spec.loader import load_text
 
 SUFFIXES = (".protocol.yaml", ".fleet.yaml", ".training.yaml")
 
@@ -71,7 +70,7 @@ def check_file(path: Path) -> list[Diagnostic]:
         if path.name.endswith(".training.yaml"):
             load_training_file(path)
             return []
-        return check_text(load_text(path), str(path))[1]
+        return check_path(path)[1]
     except SpecError as error:
         return list(error.diagnostics)
 

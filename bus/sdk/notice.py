@@ -13,7 +13,12 @@ from bus.spec.tables import EventKind
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The conversation has begun and the role is the first that must speak."""
+    """The conversation has begun and the role is the first that must speak.
+
+    *parent* is the conversation that called this one, where one did.
+    """
+
+    parent: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +85,30 @@ class CutOff:
 
 
 @dataclass(frozen=True, slots=True)
+class Returned:
+    """What a step ``call`` ran is over.
+
+    Attributes:
+        protocol: The called protocol's name.
+        outcome: How it ended.
+        conversation: Its id.
+    """
+
+    protocol: str
+    outcome: str
+    conversation: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class NobodyPlays:
     """Nobody that is registered plays *role*; messages to it wait until somebody does (RULES.md 14)."""
 
     role: str
 
 
-Notice: TypeAlias = Opened | Ended | DeadlinePassed | LoopEnded | Interrupted | Joined | CutOff | NobodyPlays
+Notice: TypeAlias = Opened | Ended | DeadlinePassed | LoopEnded | Interrupted | Joined | CutOff | Returned | NobodyPlays
 NOTICES: tuple[type[Notice], ...] = (
-    Opened, Ended, DeadlinePassed, LoopEnded, Interrupted, Joined, CutOff, NobodyPlays,
+    Opened, Ended, DeadlinePassed, LoopEnded, Interrupted, Joined, CutOff, Returned, NobodyPlays,
 )  # fmt: skip
 
 OPENED = "opened"
@@ -103,6 +123,7 @@ NOTICE_OF_EVENT: dict[str, type[Notice]] = {
     EventKind.INTERRUPT: Interrupted,
     EventKind.JOINED: Joined,
     EventKind.LATE: CutOff,
+    EventKind.CALL: Returned,
 }
 
 
@@ -117,8 +138,8 @@ def parse_notice(facts: Mapping[str, object]) -> Notice:
     role = facts.get("role")
     late = role if isinstance(role, str) else None
     notice = NOTICE_OF_EVENT.get(kind, Interrupted)
-    if notice is Opened:
-        return Opened()
+    if notice is Opened or notice is Returned:
+        return _of_call(notice, facts)
     if notice is Ended:
         return Ended(str(facts.get("outcome") or facts.get("name") or ""), str(facts.get("reason") or ""))
     if notice is DeadlinePassed:
@@ -129,3 +150,15 @@ def parse_notice(facts: Mapping[str, object]) -> Notice:
         cut = facts.get("cut")
         return notice(step, tuple(map(str, cut)) if isinstance(cut, list) else ())
     return Interrupted(str(facts.get("scope") or step), kind, late)
+
+
+def _of_call(notice: type[Notice], facts: Mapping[str, object]) -> Notice:
+    if notice is Opened:
+        parent = facts.get("parent")
+        return Opened(parent if isinstance(parent, bytes) else None)
+    called = facts.get("conversation")
+    return Returned(
+        str(facts.get("protocol") or ""),
+        str(facts.get("outcome") or ""),
+        called if isinstance(called, bytes) else b"",
+    )

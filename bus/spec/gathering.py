@@ -105,6 +105,7 @@ class Gathering:
             scopes=tuple(self._scope(base.scopes[number], member) for number, member in members.scopes),
             counters=tuple(self._counter(base.counters[number], member) for number, member in members.counters),
             eaches=base.eaches,
+            calls=base.calls,
         )
 
     def _event(self, event: BusEvent, member: int) -> BusEvent:

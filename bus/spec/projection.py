@@ -237,7 +237,7 @@ class _Projection:
                 )
 
     def _due(self, row: _Row) -> tuple[int, ...]:
-        kinds = (EventKind.END, EventKind.MAX, EventKind.JOINED)
+        kinds = (EventKind.END, EventKind.MAX, EventKind.JOINED, EventKind.CALL)
         return tuple(event for event in sorted(row.bus) if self._graph.events[event].kind in kinds)
 
     def _owes(self, row: _Row, due: tuple[int, ...]) -> bool:
@@ -283,4 +283,5 @@ def _trimmed(graph: Automaton, machines: tuple[Machine, ...]) -> Tables:
         scopes=tuple(graph.scopes),
         counters=tuple(graph.counters),
         eaches=tuple(graph.eaches),
+        calls=tuple(graph.calls),
     )

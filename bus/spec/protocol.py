@@ -36,6 +36,7 @@ class Protocol:
         digest: 16 hex digits over the spec's canonical form (docs, examples and layout left out).
         outcomes: The spec's own outcomes, then ``failed`` and ``canceled`` (RULES.md 2), each once;
             a conversation that can fall off its end also has ``done``.
+        callees: What its ``call`` steps name, as written (``"training@^1"``) → that protocol.
         models: The classes of message types, of ``types`` and ``Artifact``, by name.
         type_of: Model class of a message → index of its message type.
         players: The roles that are one agent, as they take part in every conversation. Where a role has many
@@ -53,6 +54,7 @@ class Protocol:
     outcomes: tuple[str, ...]
     tables: Tables
     models: dict[str, type[BaseModel]]
+    callees: dict[str, Protocol] = field(default_factory=dict)
     type_of: dict[type[BaseModel], int] = field(init=False)
     windows: dict[int, int] = field(init=False)
     players: tuple[Player, ...] = field(init=False)

@@ -24,21 +24,6 @@ def rule_of(error: SpecError) -> str:
 # -- what is refused ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("step", "named"),
-    [
-        ("- call: training@^1\n  as: {client: a}\n  outcomes: {trained: []}", "call: training@^1"),
-    ],
-)
-def test_a_step_that_this_version_does_not_run_is_refused_by_name_and_place(step: str, named: str) -> None:
-    error = refusal(f"- a -> b: M1\n{step}")
-
-    assert rule_of(error) == "E-NOT-RUN"
-    assert named in str(error)
-    assert "this version does not run it yet" in str(error)
-    assert str(error).startswith("test:8:")
-
-
 def test_a_step_behind_an_end_is_refused() -> None:
     assert rule_of(refusal("[{a -> b: M1}, {end: x}, {b -> a: M2}]")) == "E-UNREACHABLE"
 
