@@ -35,17 +35,19 @@ def fetch_bundle(path: Path, folders: Sequence[Path]) -> tuple[SpecText, ...]:
             return tuple(file.source for file in (*needed, *others))
         by, reference = wanted
         tried.add(reference)
-        files += _find(reference, [Path(by.source.file).parent, *folders], known={one.source.file for one in files})
+        known = {Path(one.source.file).resolve() for one in files}
+        files += _find(reference, [Path(by.source.file).parent, *folders], known=known)
     return tuple(file.source for file in files)
 
 
-def _find(reference: Reference, folders: Sequence[Path], *, known: set[str]) -> list[SpecFile]:
-    """Return the nearest file that fits; where none does, all that bear the name."""
+def _find(reference: Reference, folders: Sequence[Path], *, known: set[Path]) -> list[SpecFile]:
+    """Return the nearest file that fits; where none does, all that bear the name. *known* ones are passed over."""
     found = []
-    for folder in dict.fromkeys(folders):
+    for folder in folders:
         path = folder / (reference.name + SUFFIX)
-        if str(path) in known or not path.is_file():
+        if path.resolve() in known or not path.is_file():
             continue
+        known.add(path.resolve())
         file = read_spec(SpecText(str(path), load_text(path)))
         if Bundle([file]).find(reference) is file:
             return [file]
