@@ -17,7 +17,7 @@ from bus.broker.opening import check_opening
 from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
-from bus.broker.turn import check_turn, is_message, wrong_id
+from bus.broker.turn import check_commit, check_turn, is_message, wrong_id
 from bus.ids import ID_BYTES, show_id
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.wire.record import Kind, Record
@@ -269,14 +269,13 @@ class Admission:
                 conversation.end_lease(mailbox)
                 self._dispatch.serve_touched(conversation)
             return
-        if sends and delivery.epoch < mailbox.epoch:
-            # The bus moved on behind this delivery (a loop's `max`): what it says no longer counts, no blame.
-            state.send(session, [int(Kind.NOTICE), "superseded", {"n": n, "conversation": conversation_id}])
-            sends, saved = [], None
-        refusal = check_turn(
+        refusal, is_superseded = check_commit(
             conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved,
             state_bytes=state.settings.state_bytes,
         )  # fmt: skip
+        if is_superseded:
+            state.send(session, [int(Kind.NOTICE), "superseded", {"n": n, "conversation": conversation_id}])
+            sends, saved = [], None
         if refusal is not None:
             self.refuse(session, n, refusal)
             self.bury(conversation, mailbox, delivery, code=refusal.code, detail=refusal.message)

@@ -94,7 +94,7 @@ class Conversation:
             opener.history = []
         for mailbox in self.mailboxes:
             self._enter(mailbox, mailbox.at, now)
-            if mailbox is not opener and mailbox.machine.owes[mailbox.at]:
+            if mailbox is not opener and mailbox.may_speak():
                 self._notify(mailbox, "opened", "opened", "", {})
         self._fire_due(self.mailboxes, now)
 
@@ -119,8 +119,17 @@ class Conversation:
 
     def was_allowed(self, mailbox: Mailbox, type: int, address: int, epoch: int) -> bool:
         """Return whether a sender that had seen *epoch* was right to send this: superseded, no blame."""
-        epoch_before, state = mailbox.before
-        return epoch <= epoch_before < self.epoch and (type, address) in mailbox.machine.send[state]
+        sends = mailbox.machine.send
+        for epoch_before, state in mailbox.before:
+            if epoch <= epoch_before:
+                if (type, address) in sends[state]:
+                    return True
+                break
+        # An interrupt may also cross with a message by which its scope was left: the role has not read that yet,
+        # or does not see it at all.
+        states = [mailbox.at, *(one.state_before for one in (*mailbox.leased, *mailbox.queued))]
+        moves = [sends[state].get((type, address)) for state in states if state >= 0]
+        return any(move is not None and move.interrupt >= 0 for move in moves)
 
     def has_room(self, type: int, address: int, limit: int) -> bool:
         """Return whether every receiver can take one more message of *type* (8)."""
@@ -162,6 +171,8 @@ class Conversation:
         if move.interrupt >= 0:
             self._fire(move.interrupt, now, raiser=mailbox, message=(type, address, message_id, body, trace), turn=turn)
             return
+        if move.next != mailbox.at and (mailbox.queued or len(mailbox.leased) > (1 if turn else 0)):
+            mailbox.carry_over(type, address, turn)
         if self._step(mailbox, move, now) and mailbox.early:
             self._expect_early(mailbox, now)
         is_due = mailbox.machine.due[mailbox.at]
@@ -197,7 +208,6 @@ class Conversation:
         self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", f"{outcome}.end"))
         for mailbox in self.mailboxes:
             self._revoke(mailbox, mailbox.discard_all())
-            mailbox.before = (self.epoch - 1, mailbox.at)
             mailbox.epoch = self.epoch
         self._end(outcome, reason)
 
@@ -224,6 +234,8 @@ class Conversation:
     def _step(self, mailbox: Mailbox, move: Move, now: float, delivery: Delivery | None = None) -> bool:
         """Carry out *move*, by which the role sends or takes *delivery* in; return whether its state is a new one."""
         is_new = move.next != mailbox.at or not move.keeps_timer  # one more of a stream, the hottest step, is not
+        if delivery is not None:
+            delivery.state_before = mailbox.at
         if is_new:
             self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
         if delivery is not None:
@@ -302,7 +314,7 @@ class Conversation:
             if state is None:
                 continue
             moved.append(mailbox)
-            mailbox.before = (self.epoch - 1, mailbox.at)
+            mailbox.before.append((self.epoch - 1, mailbox.at))
             mailbox.epoch = self.epoch
             if event.discards:
                 self._close_scope(mailbox, event.scope, since=since, keep=turn if mailbox is raiser else 0)
@@ -322,13 +334,17 @@ class Conversation:
                     trace=trace,
                 )
                 mailbox.take_in(delivery)
-            elif event.kind is not EventKind.END and mailbox is not raiser:
+            elif event.kind is not EventKind.END and not (mailbox is raiser and self._can_go_on(mailbox, turn)):
                 self._notify(mailbox, event.kind.value, event.name, event.step, self._facts(number))
             self._expect_early(mailbox, now)
         if event.kind is EventKind.END:
             self._end(event.outcome or FAILED, "")
         else:
             self._fire_due(moved, now)
+
+    def _can_go_on(self, raiser: Mailbox, turn: int) -> bool:
+        """Return whether the role that interrupts needs no notice: it has a turn, is a script, or need not speak."""
+        return turn > 0 or raiser.role == self.opener or not raiser.may_speak()
 
     def _facts(self, number: int) -> dict[str, object]:
         event = self.tables.events[number]
@@ -359,8 +375,8 @@ class Conversation:
             self.settled.append((mailbox, n_leased))
 
     def _notify(self, mailbox: Mailbox, kind: str, name: str, step: str, facts: dict[str, object]) -> None:
-        """Queue a notice, a built-in delivery, to a role that takes part (6)."""
-        if not mailbox.involved and kind != "opened":
+        """Queue a notice, a built-in delivery, to a role that takes part, or must begin to (6)."""
+        if not mailbox.involved and (self.outcome is not None or not mailbox.may_speak()):
             return
         body = encode_body({"kind": kind, "name": name, "step": step, **facts})
         notice = Delivery(type=NOTICE_TYPE, sender=-1, sequence=self.sequence, message_id=b"", body=body)

@@ -17,6 +17,8 @@ from math import inf
 from bus.broker.registry import Session
 from bus.spec.tables import Machine
 
+_REMEMBERED_STATES = 16  # a sender that has missed more bus events is judged by the oldest of these
+
 
 class DeliveryState(StrEnum):
     """Where a delivery stands."""
@@ -52,6 +54,7 @@ class Delivery:
     Attributes:
         type: Message type, or -1 for a notice.
         state_after: The role's machine state once it has taken this in; what a handler may send follows from it.
+        state_before: The state in which it came, which is the role's until it has read this; -1 for a notice.
         epoch: The conversation's epoch at its place in the mailbox.
         scopes: Scopes whose closing discards it.
         reason: Why it is dead, as (code, detail), else None.
@@ -59,7 +62,7 @@ class Delivery:
 
     __slots__ = (
         "attempt", "body", "epoch", "message_id", "position", "reason", "scopes", "sender",
-        "sequence", "state", "state_after", "trace", "type",
+        "sequence", "state", "state_after", "state_before", "trace", "type",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +78,7 @@ class Delivery:
         self.scopes = scopes
         self.state = DeliveryState.EARLY
         self.state_after = 0
+        self.state_before = -1
         self.epoch = 0
         self.position = 0
         self.attempt = 1
@@ -90,7 +94,8 @@ class Mailbox:
 
     Attributes:
         at: The role's machine state after everything taken in and sent: what it may do *now*.
-        before: (epoch, state) just before the last bus event moved the role, to tell superseded from forbidden.
+        before: (epoch, state) just before each of the last bus events that moved the role, oldest first, to tell
+            superseded from forbidden.
         leased: Deliveries that the session has, oldest first.
         queued: Deliveries that the machine has taken in and no session has.
         early: Accepted messages that the state does not expect yet, in order of arrival.
@@ -125,7 +130,7 @@ class Mailbox:
         self.human = human
         self.at = machine.start
         self.epoch = 0
-        self.before = (0, machine.start)
+        self.before: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED_STATES)
         self.leased: deque[Delivery] = deque()
         self.queued: deque[Delivery] = deque()
         self.early: list[Delivery] = []
@@ -163,6 +168,10 @@ class Mailbox:
         """Return how many deliveries are not settled, early ones included."""
         return len(self.leased) + len(self.queued) + len(self.early)
 
+    def may_speak(self) -> bool:
+        """Return whether the role may send something now, interrupts left out."""
+        return any(move.interrupt < 0 for move in self.machine.send[self.at].values())
+
     def oldest(self) -> Delivery | None:
         """Return the oldest delivery that is not settled, or None."""
         if self.leased:
@@ -193,6 +202,19 @@ class Mailbox:
         delivery.epoch = self.epoch
         self.involved = True
         self.queued.append(delivery)
+
+    def carry_over(self, type: int, address: int, turn: int) -> None:
+        """Let what is not handled yet follow a message that the role has sent meanwhile from another region.
+
+        Without this a delivery that comes once more would lead the role back to before its own message.
+
+        Args:
+            turn: Position of the delivery whose turn sent it, 0 outside a turn.
+        """
+        for delivery in (*self.leased, *self.queued):
+            move = self.machine.send[delivery.state_after].get((type, address))
+            if move is not None and delivery.position >= turn:
+                delivery.state_after = move.next
 
     def release(self, *, crashed: bool = False) -> None:
         """Put everything leased back in front, the lease ended; a crash counts as an attempt of the oldest (10)."""

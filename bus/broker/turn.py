@@ -62,6 +62,33 @@ def _check_form(conversation: Conversation, index: int, send: Any) -> Refusal | 
     return refusal._replace(message=f"send {index}: {refusal.message}")
 
 
+def check_commit(
+    conversation: Conversation, mailbox: Mailbox, delivery: Delivery, *, settles: bool, sends: list[Any],
+    saved: bytes | None, state_bytes: int,
+) -> tuple[Refusal | None, bool]:  # fmt: skip
+    """Return why the commit must be refused whole, or None; and whether what it sends is superseded, no blame.
+
+    It is where the bus moved on behind the delivery (a loop's `max`), and where an interrupt that it raises has
+    crossed with a message by which the scope was left.
+    """
+
+    def check(sends: list[Any], saved: bytes | None) -> Refusal | None:
+        return check_turn(
+            conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved, state_bytes=state_bytes
+        )
+
+    if sends and delivery.epoch < mailbox.epoch:
+        return check([], None), True
+    refusal = check(sends, saved)
+    if refusal is None or refusal.code != "not-allowed":
+        return refusal, False
+    _, type, address, *_ = sends[0]
+    move = conversation.find_move(mailbox, type, address)
+    if move is None and conversation.was_allowed(mailbox, type, address, mailbox.epoch):
+        return check([], None), True
+    return refusal, False
+
+
 def owes_after(conversation: Conversation, mailbox: Mailbox, move: Move) -> bool:
     """Return whether the role must send again once it has made *move*."""
     counted: dict[int, int] = {}
