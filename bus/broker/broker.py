@@ -253,6 +253,8 @@ class Broker:
         )
         if mailbox.retries < timer.retry:
             self._admission.decide(["retry", conversation_id, mailbox.role])
+        elif timer.event >= 0 and not conversation.is_known_to_all(timer.event):
+            conversation.wait_again(mailbox, self._state.now)
         elif timer.event >= 0:
             self._admission.decide(["event", conversation_id, timer.event])
         else:

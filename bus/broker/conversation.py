@@ -110,11 +110,12 @@ class Conversation:
         for counter in move.guards:
             if self.counters[counter] >= self.tables.counters[counter].limit:
                 return None
-        if move.interrupt >= 0 and not self._known_to_all(move.interrupt):
+        if move.interrupt >= 0 and not self.is_known_to_all(move.interrupt):
             return None
         return move
 
-    def _known_to_all(self, event: int) -> bool:
+    def is_known_to_all(self, event: int) -> bool:
+        """Return whether everybody is where the bus event can strike."""
         return all(event in mailbox.machine.bus[mailbox.at] for mailbox in self.mailboxes)
 
     def was_allowed(self, mailbox: Mailbox, type: int, address: int, epoch: int) -> bool:
@@ -219,6 +220,16 @@ class Conversation:
         self.end_lease(mailbox)
         self.touched[mailbox] = None
 
+    def wait_again(self, mailbox: Mailbox, now: float) -> None:
+        """Begin the role's deadline again: it spoke to nobody's delay but is ahead of others, and must not be cut off.
+
+        A deadline counts from the moment at which the step is enabled; before everybody is there it is not.
+        """
+        retries = mailbox.retries
+        self._start_timer(mailbox, mailbox.timer, now)
+        mailbox.retries = retries
+        self.touched[mailbox] = None
+
     def end_lease(self, mailbox: Mailbox) -> None:
         """Take the mailbox's deliveries out of its session's hands; what is unsettled is queued again."""
         if mailbox.leased:
@@ -236,6 +247,8 @@ class Conversation:
         is_new = move.next != mailbox.at or not move.keeps_timer  # one more of a stream, the hottest step, is not
         if delivery is not None:
             delivery.state_before = mailbox.at
+            for counter in move.resets:  # a stream of the receiver's own begins behind this
+                self.counters[counter] = 0
         if is_new:
             self._enter(mailbox, move.next, now, keeps_timer=move.keeps_timer)
         if delivery is not None:
@@ -291,7 +304,7 @@ class Conversation:
                 counter = self.tables.events[event].counter
                 if counter >= 0 and self.counters[counter] < self.tables.counters[counter].limit:
                     continue
-                if self.outcome is None and self._known_to_all(event):
+                if self.outcome is None and self.is_known_to_all(event):
                     self._fire(event, now)
                     return
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from bus.spec.automaton import Automaton, Edge, Exchange, closure, error_at
-from bus.spec.counting import settle
+from bus.spec.counting import begun_streams, settle
 from bus.spec.syntax import Spec
 from bus.spec.tables import NO_EVENT, NO_TIMER, EventKind, Machine, Move, Tables
 from bus.spec.unfold import unfold
@@ -108,6 +108,14 @@ class _Projection:
         self._unseen = {
             node: [edge.target for edge in graph.nodes[node].edges if not self._sees(edge)] for node in reachable
         }
+        self._streams = {
+            counter
+            for node in reachable
+            for edge in graph.nodes[node].edges
+            if edge.exchange is not None and edge.exchange.sender == role
+            for counter in edge.exchange.guards
+            if graph.counters[counter].event == NO_EVENT
+        }
         self._numbers: dict[_State, int] = {}
         self._points: list[set[int]] = []  # by number
         self._waiting: deque[_State] = deque()
@@ -196,11 +204,17 @@ class _Projection:
             following,
             keeps_timer=any(one.stream for one in exchanges),
             scopes=self._interned({scope for one in exchanges for scope in one.scopes}),
+            resets=self._begun(edges),
         )
+
+    def _begun(self, edges: list[Edge]) -> tuple[int, ...]:
+        """Return the counters of the role's own streams that begin behind *edges*."""
+        targets = [edge.target for edge in edges]
+        return tuple(sorted(begun_streams(self._graph, targets, self._sees, self._streams)))
 
     def _sent(self, edges: list[Edge], following: int) -> Move:
         move = self._moved(edges, following)
-        move.resets = tuple(sorted({counter for edge in edges for counter in edge.resets}))
+        move.resets = tuple(sorted({*move.resets, *(counter for edge in edges for counter in edge.resets)}))
         move.counts = tuple(sorted({counter for edge in edges for counter in edge.counts}))
         guards = {counter for edge in edges if edge.exchange is not None for counter in edge.exchange.guards}
         move.guards = tuple(sorted(guards))

@@ -119,6 +119,8 @@ class Desk:
         timer = conversation.tables.timers[mailbox.timer]
         if mailbox.retries < timer.retry:
             conversation.retry(mailbox, 0.0)
+        elif timer.event >= 0 and not conversation.is_known_to_all(timer.event):
+            conversation.wait_again(mailbox, 0.0)
         elif timer.event >= 0:
             conversation.fire(timer.event, 0.0)
         else:
