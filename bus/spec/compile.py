@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from bus.errors import SpecError
 from bus.spec.check import BUILT_IN_OUTCOMES, check_names, check_unused, check_uses
 from bus.spec.check_choice import check_choices
+from bus.spec.check_counting import check_counting
 from bus.spec.check_flow import check_flow
 from bus.spec.check_order import check_order
 from bus.spec.check_overtaking import check_bounds, check_overtaking, check_running_ahead
@@ -159,6 +160,7 @@ def _check_conversation(spec: Spec, report: Report) -> Projections | None:
     if not report.has_errors:
         check_overtaking(spec, found, report)
         check_running_ahead(spec, found, report)
+        check_counting(spec, found, report)
     if not report.has_errors:
         check_progress(spec, found, report)
     if not report.has_errors:

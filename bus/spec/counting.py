@@ -44,9 +44,6 @@ def begun_streams(
 
     Args:
         sees: Whether the role can see an edge.
-
-    Raises:
-        SpecError: The stream may or may not have begun anew.
     """
     begun = set()
     for counter in streams:
@@ -63,11 +60,7 @@ def begun_streams(
                         waiting.append(then)
                 elif edge.exchange is not None and counter in edge.exchange.guards:
                     found.add(entered)
-        if len(found) > 1:
-            name = graph.counters[counter].name
-            text = f"the stream of {name!r}, which has max, may or may not begin anew; end it by another message"
-            raise error_at(graph.counted[counter], "E-UNCOUNTABLE", text)
-        if found == {True}:
+        if found == {True}:  # where it may have begun before, it was counted from then on
             begun.add(counter)
     return begun
 

@@ -187,6 +187,7 @@ class _Projection:
                 row.receive[first, second] = self._moved(edges, following)
             else:
                 row.bus[first] = following
+                self._begin_behind(first, edges)
         self._interrupts(raised, row)
         return row
 
@@ -206,6 +207,13 @@ class _Projection:
             scopes=self._interned({scope for one in exchanges for scope in one.scopes}),
             resets=self._begun(edges),
         )
+
+    def _begin_behind(self, event: int, edges: list[Edge]) -> None:
+        """Let the bus event begin the count of the role's own streams behind it."""
+        begun = self._begun(edges)
+        if begun:
+            told = self._graph.events[event]
+            self._graph.events[event] = replace(told, resets=tuple(sorted({*told.resets, *begun})))
 
     def _begun(self, edges: list[Edge]) -> tuple[int, ...]:
         """Return the counters of the role's own streams that begin behind *edges*."""

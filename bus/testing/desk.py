@@ -60,6 +60,11 @@ class Desk:
         self._n_ids = 0
         self.serve()
 
+    @property
+    def was_closed(self) -> bool:
+        """Whether the conversation ended from outside its own steps: failed or canceled."""
+        return self.conversation.outcome is not None and bool(self.conversation.reason)
+
     # -- what roles do -----------------------------------------------------------------------------
 
     def send(self, role: int, label: Label, epoch: int) -> Answer:
@@ -75,6 +80,16 @@ class Desk:
             conversation.admit(mailbox, move, *label, self._new_id(), _BODY, None, 0.0)
             self.serve()
         return Answer.ACCEPTED
+
+    def begin(self, delivery: Delivery, role: int) -> None:
+        """Let the role take up a delivery that it was handed."""
+
+    def settle(self, role: int, delivery: Delivery) -> None:
+        """Settle what a script has read, as ``Admission.handled`` does."""
+        mailbox = self.conversation.mailboxes[role]
+        mailbox.settle_through(delivery.position)
+        self.conversation.touched[mailbox] = None
+        self.serve()
 
     def commit(self, role: int, delivery: Delivery, labels: Sequence[Label], *, settles: bool) -> Answer:
         """Take one commit of the turn on *delivery*, as ``Admission.commit`` and ``History`` do."""

@@ -8,6 +8,7 @@ At random points everything is tried that the judge forbids.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bus.broker.entry import CANCELED
@@ -87,12 +88,19 @@ class Arena:
 class _Client:
     """One role as its agent sees it."""
 
-    __slots__ = ("at", "epoch", "turn")
+    __slots__ = ("at", "epoch", "position", "turn")
 
     def __init__(self, at: int) -> None:
         self.at = at
         self.epoch = 0
+        self.position = 0
         self.turn: Delivery | None = None
+
+    def lose_lease(self) -> None:
+        """Forget the turn; the broker's word on the state counts for what comes next, as in a new ``Seat``."""
+        self.turn = None
+        self.epoch = -1
+        self.position = 0
 
 
 class Run:
@@ -102,12 +110,17 @@ class Run:
         arena: The protocol's.
         choices: Where every decision comes from.
         steps: After so many the run is cut; an endless protocol has no other end.
+        calm: Let nothing go wrong.
+        new_desk: Makes what the run acts on.
 
     Attributes:
         trace: What happened, in the order in which the bus decided it.
     """
 
-    def __init__(self, arena: Arena, choices: Choices, *, steps: int = 120, calm: bool = False) -> None:
+    def __init__(
+        self, arena: Arena, choices: Choices, *, steps: int = 120, calm: bool = False,
+        new_desk: Callable[..., Desk] = Desk,
+    ) -> None:  # fmt: skip
         self.arena = arena
         self.choices = choices
         self.trace: list[str] = []
@@ -117,11 +130,10 @@ class Run:
         self._mishap = 0.0 if calm or choices.chance(0.3) else MISHAP
         self._slow = [choices.chance(0.3) for _ in range(n_roles)]
         opener = arena.openers[choices.pick(len(arena.openers))]
-        self.desk = Desk(arena.protocol, opener=opener, credit=(1, 2, 100)[choices.pick(3)])
+        self.desk: Desk = new_desk(arena.protocol, opener=opener, credit=(1, 2, 100)[choices.pick(3)])
         self._clients = [_Client(machine.start) for machine in arena.protocol.tables.machines]
         self._place = arena.judge.begin()
         self._seen = 0
-        self._closed = False
         self._before: dict[int, int] = {}  # epoch → the judge's place when it ended
 
     def play(self) -> str:
@@ -145,7 +157,6 @@ class Run:
         outcome = conversation.outcome
         if outcome is None:
             self.desk.close(CANCELED)
-            self._closed = True
             self._follow()
         self._drain()
         tally.outcomes[outcome or "(cut)"] += 1
@@ -186,6 +197,10 @@ class Run:
     def _begin(self, client: _Client, mailbox: Mailbox, delivery: Delivery) -> None:
         """Take the delivery as ``Seat.take`` does."""
         client.turn = delivery
+        self.desk.begin(delivery, mailbox.role)
+        if delivery.position <= client.position:
+            return  # a script that gets again what it has read
+        client.position = delivery.position
         if delivery.epoch == client.epoch and delivery.type >= 0:
             move = mailbox.machine.receive[client.at].get((delivery.sender, delivery.type))
             client.at = delivery.state_after if move is None else move.next
@@ -261,10 +276,7 @@ class Run:
         assert client.turn is not None  # the caller has looked
         turn, client.turn = client.turn, None
         if role == self.desk.opener:
-            mailbox = self.desk.conversation.mailboxes[role]
-            mailbox.settle_through(turn.position)
-            self.desk.conversation.touched[mailbox] = None
-            self.desk.serve()
+            self.desk.settle(role, turn)
         elif self.desk.commit(role, turn, (), settles=True) is not Answer.ACCEPTED:
             raise Fault("blamed", f"the end of a turn was refused: {self.desk.why_refused}")
 
@@ -277,13 +289,10 @@ class Run:
         mailbox = conversation.mailboxes[self.choices.pick(len(conversation.mailboxes))]
         if kind < 3:
             waiting = [one for one in conversation.mailboxes if one.timer != NO_TIMER and one.deadline < float("inf")]
-            waiting.sort(key=lambda one: conversation.tables.timers[one.timer].event == NO_EVENT)
             with_else = [one for one in waiting if conversation.tables.timers[one.timer].event != NO_EVENT]
             choice = with_else or (waiting if self.choices.pick(8) == 0 else [])
             if choice:
                 late = choice[self.choices.pick(len(choice))]
-                timer = conversation.tables.timers[late.timer]
-                self._closed = timer.event == NO_EVENT and late.retries >= timer.retry
                 desk.miss(late)
             return bool(choice)
         if kind < 5:
@@ -315,8 +324,6 @@ class Run:
         label = labels[self.choices.pick(len(labels))]
         if client.turn is not None and self.choices.pick(2):
             answer = self.desk.commit(mailbox.role, client.turn, [label], settles=False)
-            if client.turn is not None and self.desk.conversation.epoch > client.epoch:
-                client.turn.epoch = self.desk.conversation.epoch
         else:
             answer = self.desk.send(mailbox.role, label, client.epoch)
         self._judge_answer(mailbox.role, client, mailbox, label, answer)
@@ -329,7 +336,6 @@ class Run:
             return False
         if self.desk.event_of(mailbox, EventKind.FAILED) is None and self.choices.pick(8):
             return False
-        self._closed = self.desk.event_of(mailbox, EventKind.FAILED) is None and mailbox.timer == NO_TIMER
         self.desk.bury(mailbox)
         return True
 
@@ -340,7 +346,10 @@ class Run:
         desk, arena = self.desk, self.arena
         conversation, judge = desk.conversation, arena.judge
         for role in desk.revoked:
-            self._clients[role].turn = None
+            if role == desk.opener:
+                self._clients[role].turn = None
+            else:
+                self._clients[role].lose_lease()
         desk.revoked.clear()
         if conversation.sequence != self._seen:
             for index in range(self._seen - conversation.sequence, 0):
@@ -381,7 +390,7 @@ class Run:
             self.trace.append(f"the bus: {entry.event}")
             arena.tally.n_events += 1
             self._before[entry.epoch - 1] = self._place
-            if self._closed and index == -1:
+            if index == -1 and self.desk.was_closed:
                 return
             after = arena.judge.fire(self._place, arena.events[entry.event])
             if after is None:

@@ -30,6 +30,16 @@ class Sent(NamedTuple):
 
     label: Label
     scopes: tuple[int, ...]
+    regions: tuple[tuple[int, int], ...]
+
+    def is_beside(self, exchange: Exchange) -> bool:
+        """Return whether the two stand in different branches of one parallel."""
+        for (mine, branch), (theirs, other) in zip(self.regions, exchange.regions, strict=False):
+            if mine != theirs:
+                return False
+            if branch != other:
+                return True
+        return False
 
 
 class Place(NamedTuple):
@@ -146,11 +156,12 @@ class Judge:
         while not place.is_even:
             for way in self._ways_from(place.point):
                 exchange = _ordinary(way.edge)
-                if exchange is None or not self._is_sent(place, exchange):
+                index = None if exchange is None else _index(place.ahead[exchange.sender], exchange)
+                if exchange is None or index is None or index < 0:
                     continue
                 counters = self._count(place.counters, way, guards=exchange.guards)
                 if counters is not None:
-                    place = Place(way.edge.target, counters, _without_first(place.ahead, exchange.sender))
+                    place = Place(way.edge.target, counters, _without(place.ahead, exchange.sender, index))
                     break
             else:
                 return place
@@ -163,7 +174,7 @@ class Judge:
             exchange = way.edge.exchange
             assert exchange is not None  # what can be sent is a message
             if (exchange.type, exchange.address) == label:
-                sent = (*place.ahead[role], Sent(label, exchange.scopes))
+                sent = (*place.ahead[role], Sent(label, exchange.scopes, exchange.regions))
                 return self._number(place._replace(ahead=_with(place.ahead, role, sent)))
         raised = [
             way.edge.event
@@ -234,10 +245,11 @@ class Judge:
                 if counters is None:
                     continue
                 ahead = here.ahead
-                if ahead[exchange.sender]:
-                    if not self._is_sent(here, exchange):
-                        continue
-                    ahead = _without_first(ahead, exchange.sender)
+                index = _index(ahead[exchange.sender], exchange)
+                if index is None:
+                    continue
+                if index >= 0:
+                    ahead = _without(ahead, exchange.sender, index)
                 elif exchange.sender == role:
                     yield way
                     continue
@@ -247,11 +259,6 @@ class Judge:
                 if then not in seen:
                     seen.add(then)
                     waiting.append((Place(way.edge.target, counters, ahead), then))
-
-    @staticmethod
-    def _is_sent(place: Place, exchange: Exchange) -> bool:
-        sent = place.ahead[exchange.sender]
-        return bool(sent) and sent[0].label == (exchange.type, exchange.address)
 
     def _ways_from(self, point: int) -> tuple[_Way, ...]:
         known = self._ways.get(point)
@@ -317,5 +324,19 @@ def _with(ahead: tuple[tuple[Sent, ...], ...], role: int, sent: tuple[Sent, ...]
     return (*ahead[:role], sent, *ahead[role + 1 :])
 
 
-def _without_first(ahead: tuple[tuple[Sent, ...], ...], role: int) -> tuple[tuple[Sent, ...], ...]:
-    return _with(ahead, role, ahead[role][1:])
+def _without(ahead: tuple[tuple[Sent, ...], ...], role: int, index: int) -> tuple[tuple[Sent, ...], ...]:
+    return _with(ahead, role, ahead[role][:index] + ahead[role][index + 1 :])
+
+
+def _index(sent: tuple[Sent, ...], exchange: Exchange) -> int | None:
+    """Return which of *sent* is the message; -1 where it is still to be sent; None where its sender went another way.
+
+    Messages of other branches of a parallel are passed over: each branch has an order of its own.
+    """
+    label = (exchange.type, exchange.address)
+    for index, one in enumerate(sent):
+        if one.label == label:
+            return index
+        if not one.is_beside(exchange):
+            return None
+    return -1
