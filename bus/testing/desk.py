@@ -1,14 +1,10 @@
-"""One conversation of the real monitor, without the records around it: what a random run acts on.
-
-``Conversation`` decides everything; the few lines here do for it what the broker's admission, history and
-dispatch do with their records: check a commit whole, settle what was handled, take leases back.
-"""
+"""What a random run acts on: one conversation of the real monitor, with or without the records around it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Protocol as Shape
 
 from bus.broker.conversation import Conversation
 from bus.broker.entry import FAILED
@@ -18,9 +14,10 @@ from bus.ids import ID_BYTES
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.spec.protocol import Protocol
 from bus.spec.tables import EventKind
+from bus.testing.judge import Label
+from bus.wire.codec import encode_body
 
-Label: TypeAlias = tuple[int, int]  # (message type, address)
-_BODY = b"\x80"  # an empty msgpack map
+_EMPTY = encode_body({})
 _STATE_BYTES = 65_536
 _MAILBOX = 10_000
 _WITHIN = 300.0
@@ -34,20 +31,75 @@ class Answer(StrEnum):
     REFUSED = "refused"
 
 
-class Desk:
+class Desk(Shape):
     """A conversation, its roles' leases, and the mishaps that may befall it.
 
-    Args:
-        credit: How many deliveries a role is handed before it has settled some.
-
     Attributes:
-        conversation: The monitor's own.
+        conversation: The monitor's own; only looked at.
+        opener: The role that opened it and speaks outside turns.
+        lossy: For each message type whether it is at-most-once.
         revoked: Roles whose lease was taken back since the run last looked.
         why_refused: The monitor's words on the last refusal.
     """
 
+    conversation: Conversation
+    opener: int
+    lossy: tuple[bool, ...]
+    revoked: list[int]
+    why_refused: str
+
+    def send(self, role: int, label: Label, epoch: int) -> Answer:
+        """Say a message outside a turn, having seen *epoch*."""
+
+    def commit(self, role: int, delivery: Delivery, labels: Sequence[Label], *, settles: bool) -> Answer:
+        """Make one commit of the turn on *delivery*."""
+
+    def begin(self, role: int, delivery: Delivery) -> None:
+        """Take up a delivery that was handed out."""
+
+    def settle(self, role: int, delivery: Delivery) -> None:
+        """Settle what a script has read."""
+
+    def has_room(self, label: Label) -> bool:
+        """Return whether the message would be taken at once rather than held."""
+
+    def miss(self, mailbox: Mailbox) -> None:
+        """Let the role's deadline pass."""
+
+    def strike(self, event: int) -> None:
+        """Let a scope's time be up, or a role be lost."""
+
+    def bury(self, mailbox: Mailbox) -> None:
+        """Let the oldest delivery become a dead letter."""
+
+    def requeue(self, mailbox: Mailbox) -> None:
+        """Let a person try the dead letter again."""
+
+    def cancel(self) -> None:
+        """End the conversation from outside."""
+
+
+def event_of(conversation: Conversation, mailbox: Mailbox, kind: EventKind) -> int | None:
+    """Return the LOST or FAILED event of the role in the innermost of its scopes that has one, or None."""
+    for scope in reversed(mailbox.machine.scopes[mailbox.at]):
+        table = conversation.tables.scopes[scope]
+        for role, event in table.lost if kind is EventKind.LOST else table.failed:
+            if role == mailbox.role:
+                return event
+    return None
+
+
+class MonitorDesk:
+    """The conversation alone: ``Conversation`` decides everything.
+
+    The few lines here do for it what the broker's admission, history and dispatch do with their records: settle
+    what was handled, take leases back. ``RecordDesk`` is the whole broker, and thirty times slower.
+
+    Args:
+        credit: How many deliveries a role is handed before it has settled some.
+    """
+
     def __init__(self, protocol: Protocol, *, opener: int, credit: int = 1) -> None:
-        self.protocol = protocol
         self.lossy = tuple(one.delivery is DeliveryClass.AT_MOST_ONCE for one in protocol.messages)
         self.conversation = Conversation(
             conversation_id=bytes(ID_BYTES), protocol=protocol, opener=opener, request_id="fuzz", now=0.0,
@@ -58,12 +110,7 @@ class Desk:
         self.why_refused = ""
         self._credit = credit
         self._n_ids = 0
-        self.serve()
-
-    @property
-    def was_closed(self) -> bool:
-        """Whether the conversation ended from outside its own steps: failed or canceled."""
-        return self.conversation.outcome is not None and bool(self.conversation.reason)
+        self._serve()
 
     # -- what roles do -----------------------------------------------------------------------------
 
@@ -77,25 +124,15 @@ class Desk:
             return Answer.SUPERSEDED if late else Answer.REFUSED
         if not self.lossy[label[0]]:
             mailbox.agent = "fuzz"
-            conversation.admit(mailbox, move, *label, self._new_id(), _BODY, None, 0.0)
-            self.serve()
+            conversation.admit(mailbox, move, *label, self._new_id(), _EMPTY, None, 0.0)
+            self._serve()
         return Answer.ACCEPTED
 
-    def begin(self, delivery: Delivery, role: int) -> None:
-        """Let the role take up a delivery that it was handed."""
-
-    def settle(self, role: int, delivery: Delivery) -> None:
-        """Settle what a script has read, as ``Admission.handled`` does."""
-        mailbox = self.conversation.mailboxes[role]
-        mailbox.settle_through(delivery.position)
-        self.conversation.touched[mailbox] = None
-        self.serve()
-
     def commit(self, role: int, delivery: Delivery, labels: Sequence[Label], *, settles: bool) -> Answer:
-        """Take one commit of the turn on *delivery*, as ``Admission.commit`` and ``History`` do."""
+        """Take one commit of a turn, as ``Admission.commit`` and ``History`` do."""
         conversation = self.conversation
         mailbox = conversation.mailboxes[role]
-        sends = [[self._new_id(), *label, None, None, _BODY] for label in labels]
+        sends = [[self._new_id(), *label, None, None, _EMPTY] for label in labels]
         refusal, is_superseded = check_commit(
             conversation, mailbox, delivery, settles=settles, sends=sends, saved=None, state_bytes=_STATE_BYTES
         )
@@ -113,14 +150,24 @@ class Desk:
             if move is None:  # an earlier send of this turn made the bus move on
                 answer = Answer.SUPERSEDED
                 break
-            conversation.admit(mailbox, move, *label, sent[0], _BODY, None, 0.0, delivery.position)
+            conversation.admit(mailbox, move, *label, sent[0], _EMPTY, None, 0.0, delivery.position)
         if settles:
             mailbox.settle_through(delivery.position)
             conversation.touched[mailbox] = None
         elif delivery is mailbox.newest():
             delivery.state_after = mailbox.at
-        self.serve()
+        self._serve()
         return answer
+
+    def begin(self, role: int, delivery: Delivery) -> None:
+        """Nothing is to be done: what is leased was handed out."""
+
+    def settle(self, role: int, delivery: Delivery) -> None:
+        """Settle what a script has read, as ``Admission.handled`` does."""
+        mailbox = self.conversation.mailboxes[role]
+        mailbox.settle_through(delivery.position)
+        self.conversation.touched[mailbox] = None
+        self._serve()
 
     def has_room(self, label: Label) -> bool:
         """Return whether the message would be taken at once rather than held."""
@@ -140,53 +187,43 @@ class Desk:
             conversation.fire(timer.event, 0.0)
         else:
             conversation.close(FAILED, "a deadline passed", 0.0)
-        self.serve()
+        self._serve()
 
     def strike(self, event: int) -> None:
         """Let a scope's time be up, or a role be lost."""
         self.conversation.fire(event, 0.0)
-        self.serve()
+        self._serve()
 
     def bury(self, mailbox: Mailbox) -> None:
         """Let the oldest delivery become a dead letter, as ``History`` does."""
         conversation = self.conversation
         conversation.end_lease(mailbox)
         mailbox.bury("error", "fuzz")
-        event = self.event_of(mailbox, EventKind.FAILED)
+        event = event_of(conversation, mailbox, EventKind.FAILED)
         if event is not None:
             conversation.fire(event, 0.0)
         elif mailbox.timer < 0:
             conversation.close(FAILED, "a dead letter", 0.0)
-        self.serve()
+        self._serve()
 
     def requeue(self, mailbox: Mailbox) -> None:
         """Let a person try the dead letter again."""
         mailbox.queued[0].move("requeue")
         self.conversation.touched[mailbox] = None
-        self.serve()
+        self._serve()
 
-    def close(self, outcome: str) -> None:
+    def cancel(self) -> None:
         """End the conversation from outside."""
-        self.conversation.close(outcome, "fuzz", 0.0)
-        self.serve()
-
-    def event_of(self, mailbox: Mailbox, kind: EventKind) -> int | None:
-        """Return the LOST or FAILED event of the role in the innermost of its scopes that has one, or None."""
-        for scope in reversed(mailbox.machine.scopes[mailbox.at]):
-            table = self.conversation.tables.scopes[scope]
-            for role, event in table.lost if kind is EventKind.LOST else table.failed:
-                if role == mailbox.role:
-                    return event
-        return None
+        self.conversation.close("canceled", "the run was cut", 0.0)
+        self._serve()
 
     # -- leases ------------------------------------------------------------------------------------
 
-    def serve(self) -> None:
+    def _serve(self) -> None:
         """Take revoked leases back and hand out what is queued, as ``Dispatch`` does."""
         conversation = self.conversation
         while conversation.overtaken:
-            mailbox = conversation.overtaken.pop()
-            conversation.take_away_turn(mailbox)
+            conversation.take_away_turn(conversation.overtaken.pop())
         if conversation.revoked:
             for mailbox, _ in conversation.revoked:
                 mailbox.release()

@@ -13,12 +13,13 @@ from bus.broker.conversation import Conversation
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.clock import ManualClock
 from bus.engine.memory import MemoryEngine
-from bus.ids import conversation_id
+from bus.ids import ID_BYTES, conversation_id
 from bus.settings import Settings
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.spec.protocol import Protocol
 from bus.spec.tables import EventKind
-from bus.testing.desk import Answer, Desk, Label
+from bus.testing.desk import Answer
+from bus.testing.judge import Label
 from bus.wire.codec import decode_frame, encode_body, encode_frame
 from bus.wire.record import WIRE_VERSION, Kind, Record
 
@@ -67,8 +68,8 @@ class _Player:
                 self.answers.append(record)
 
 
-class RecordDesk(Desk):
-    """A ``Desk`` whose every act is a frame to the real broker.
+class RecordDesk:
+    """A ``bus.testing.desk.Desk`` whose every act is a frame to the real broker.
 
     Args:
         engine: The broker; left out, one of its own.
@@ -86,7 +87,7 @@ class RecordDesk(Desk):
         self.protocol = protocol
         self.lossy = tuple(one.delivery is DeliveryClass.AT_MOST_ONCE for one in protocol.messages)
         self.opener = opener
-        self.revoked = []
+        self.revoked: list[int] = []
         self.why_refused = ""
         self.settings = Settings()
         self.clock = clock or ManualClock()
@@ -126,7 +127,7 @@ class RecordDesk(Desk):
         )
         return self._answer(player, n)
 
-    def begin(self, delivery: Delivery, role: int) -> None:
+    def begin(self, role: int, delivery: Delivery) -> None:
         """Check that the delivery came as the broker counts it."""
         mailbox = self.conversation.mailboxes[role]
         record = self._players[role].given.get((mailbox.fence, delivery.position))
@@ -190,7 +191,7 @@ class RecordDesk(Desk):
         role = self.protocol.roles[mailbox.role].name
         self._ask("requeue", conversation=self.conversation.conversation_id, role=role)
 
-    def close(self, outcome: str) -> None:
+    def cancel(self) -> None:
         """Cancel the conversation."""
         self._ask("cancel", conversation=self.conversation.conversation_id)
 
@@ -210,9 +211,6 @@ class RecordDesk(Desk):
         for player in self._players.values():
             player.put([Kind.CREDIT, 0])
         self._settle()
-
-    def serve(self) -> None:
-        """The broker serves by itself."""
 
     # -- parts -------------------------------------------------------------------------------------
 
@@ -248,6 +246,10 @@ class RecordDesk(Desk):
             if player.revoked:
                 player.revoked = False
                 self.revoked.append(role)
+
+    def _new_id(self) -> bytes:
+        self._n_ids += 1
+        return self._n_ids.to_bytes(ID_BYTES, "big")
 
     def _present(self) -> Conversation:
         found = self._find()
