@@ -17,7 +17,7 @@ from bus.broker.opening import check_opening
 from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
-from bus.broker.turn import check_commit, check_turn, is_message, wrong_id
+from bus.broker.turn import check_commit, check_turn, find_late_move, is_message, wrong_id
 from bus.ids import ID_BYTES, show_id
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.wire.record import Kind, Record
@@ -167,7 +167,7 @@ class Admission:
         if len(message_id) != ID_BYTES:
             self.refuse(session, n, wrong_id(message_id))
             return
-        move = conversation.find_move(mailbox, type, address)
+        move = find_late_move(conversation, mailbox, type, address, epoch)
         if move is None:
             self._refuse_order(session, n, conversation, mailbox, type, address, epoch)
             return
@@ -391,7 +391,7 @@ class Admission:
         state = self._state
         if not is_message(conversation, type):
             self.refuse(session, n, Refusal("malformed", f"no message type {type} in {conversation.protocol.name}"))
-        elif conversation.outcome is not None or conversation.was_allowed(mailbox, type, address, epoch):
+        elif conversation.outcome is not None or mailbox.was_allowed(type, address, epoch):
             facts = {"n": n, "conversation": conversation.conversation_id}
             state.send(session, [int(Kind.NOTICE), "superseded", facts])
             state.ledger.take(session, n, state.now)

@@ -118,20 +118,6 @@ class Conversation:
         """Return whether everybody is where the bus event can strike."""
         return all(event in mailbox.machine.bus[mailbox.at] for mailbox in self.mailboxes)
 
-    def was_allowed(self, mailbox: Mailbox, type: int, address: int, epoch: int) -> bool:
-        """Return whether a sender that had seen *epoch* was right to send this: superseded, no blame."""
-        sends = mailbox.machine.send
-        for epoch_before, state in mailbox.before:
-            if epoch <= epoch_before:
-                if (type, address) in sends[state]:
-                    return True
-                break
-        # An interrupt may also cross with a message by which its scope was left: the role has not read that yet,
-        # or does not see it at all.
-        states = [mailbox.at, *(one.state_before for one in (*mailbox.leased, *mailbox.queued))]
-        moves = [sends[state].get((type, address)) for state in states if state >= 0]
-        return any(move is not None and move.interrupt >= 0 for move in moves)
-
     def has_room(self, type: int, address: int, limit: int) -> bool:
         """Return whether every receiver can take one more message of *type* (8)."""
         window = self.protocol.windows.get(type, limit)
@@ -221,10 +207,7 @@ class Conversation:
         self.touched[mailbox] = None
 
     def wait_again(self, mailbox: Mailbox, now: float) -> None:
-        """Begin the role's deadline again: it spoke to nobody's delay but is ahead of others, and must not be cut off.
-
-        A deadline counts from the moment at which the step is enabled; before everybody is there it is not.
-        """
+        """Begin the role's deadline again: its step is not enabled yet, but only within its reach, ahead of others."""
         retries = mailbox.retries
         self._start_timer(mailbox, mailbox.timer, now)
         mailbox.retries = retries
@@ -327,7 +310,10 @@ class Conversation:
             if state is None:
                 continue
             moved.append(mailbox)
-            mailbox.before.append((self.epoch - 1, mailbox.at))
+            if mailbox is raiser:  # what it says from now on, it says knowing of this
+                mailbox.before.clear()
+            else:
+                mailbox.before.append((self.epoch - 1, mailbox.at))
             mailbox.epoch = self.epoch
             if event.discards:
                 self._close_scope(mailbox, event.scope, since=since, keep=turn if mailbox is raiser else 0)
@@ -356,8 +342,13 @@ class Conversation:
             self._fire_due(moved, now)
 
     def _can_go_on(self, raiser: Mailbox, turn: int) -> bool:
-        """Return whether the role that interrupts needs no notice: it has a turn, is a script, or need not speak."""
-        return turn > 0 or raiser.role == self.opener or not raiser.may_speak()
+        """Return whether the role that interrupts needs no notice: it knows where it stands, and has a turn to go on.
+
+        What it has not read yet would lead it back to before its own interrupt.
+        """
+        if turn:
+            return True
+        return not raiser.leased and not raiser.queued and (raiser.role == self.opener or not raiser.may_speak())
 
     def _facts(self, number: int) -> dict[str, object]:
         event = self.tables.events[number]

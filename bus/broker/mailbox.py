@@ -172,6 +172,23 @@ class Mailbox:
         """Return whether the role may send something now, interrupts left out."""
         return any(move.interrupt < 0 for move in self.machine.send[self.at].values())
 
+    def allowed_before(self, type: int, address: int, epoch: int) -> bool:
+        """Return whether the role might send this when the bus event came that ended *epoch* for it."""
+        for epoch_before, state in self.before:
+            if epoch <= epoch_before:
+                return (type, address) in self.machine.send[state]
+        return False
+
+    def was_allowed(self, type: int, address: int, epoch: int) -> bool:
+        """Return whether a sender that had seen *epoch* was right to send this: superseded, no blame."""
+        if self.allowed_before(type, address, epoch):
+            return True
+        # An interrupt may also cross with a message by which its scope was left: the role has not read that yet,
+        # or does not see it at all.
+        states = [self.at, *(one.state_before for one in (*self.leased, *self.queued))]
+        moves = [self.machine.send[state].get((type, address)) for state in states if state >= 0]
+        return any(move is not None and move.interrupt >= 0 for move in moves)
+
     def oldest(self) -> Delivery | None:
         """Return the oldest delivery that is not settled, or None."""
         if self.leased:

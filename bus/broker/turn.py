@@ -84,9 +84,20 @@ def check_commit(
         return refusal, False
     _, type, address, *_ = sends[0]
     move = conversation.find_move(mailbox, type, address)
-    if move is None and conversation.was_allowed(mailbox, type, address, mailbox.epoch):
+    if move is None and mailbox.was_allowed(type, address, mailbox.epoch):
         return check([], None), True
     return refusal, False
+
+
+def find_late_move(conversation: Conversation, mailbox: Mailbox, type: int, address: int, epoch: int) -> Move | None:
+    """Return the move of a message outside a turn, whose sender has seen *epoch*, or None where it may not be sent.
+
+    What was meant for a step that a bus event has cut off is not taken for another that looks like it.
+    """
+    move = conversation.find_move(mailbox, type, address)
+    if move is None or epoch >= mailbox.epoch or move.interrupt >= 0:
+        return move
+    return None if mailbox.allowed_before(type, address, epoch) else move
 
 
 def owes_after(conversation: Conversation, mailbox: Mailbox, move: Move) -> bool:

@@ -126,7 +126,7 @@ def _events(edges: Iterable[Edge]) -> frozenset[int]:
 def _missed(found: Projections, edge: Edge, exchange: Exchange, events: frozenset[int], place: int) -> frozenset[int]:
     """Return the bus events that can strike where the others are, or where *edge* leads, but not in both.
 
-    One that discards what was sent in its scope brings everybody to one place, also those who were ahead. Behind
+    One that discards the message, as of its scope, brings everybody to one place, also those who were ahead. Behind
     any other the message would still stand, and its sender be led back to before it.
 
     Args:
@@ -139,7 +139,7 @@ def _missed(found: Projections, edge: Edge, exchange: Exchange, events: frozense
     sudden = {one for one in (here | there) - events if table[one].kind in _SUDDEN}
     # A pass that is counted before it was gone through would end its loop too early.
     counted = {graph.counters[counter].event for counter in edge.counts} - {NO_EVENT}
-    kept = {one for one in events | here if not table[one].discards} - own
+    kept = {one for one in events | here if not table[one].discards or table[one].scope not in exchange.scopes} - own
     return kept | ((events | here) - own - there) | sudden | counted
 
 

@@ -9,7 +9,7 @@ from typing import Protocol as Shape
 from bus.broker.conversation import Conversation
 from bus.broker.entry import FAILED
 from bus.broker.mailbox import Delivery, DeliveryState, Mailbox
-from bus.broker.turn import check_commit
+from bus.broker.turn import check_commit, find_late_move
 from bus.ids import ID_BYTES
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.spec.protocol import Protocol
@@ -118,9 +118,9 @@ class MonitorDesk:
         """Take a message outside a turn, as ``Admission.send`` does."""
         conversation = self.conversation
         mailbox = conversation.mailboxes[role]
-        move = conversation.find_move(mailbox, *label)
+        move = find_late_move(conversation, mailbox, *label, epoch)
         if move is None:
-            late = conversation.outcome is not None or conversation.was_allowed(mailbox, *label, epoch)
+            late = conversation.outcome is not None or mailbox.was_allowed(*label, epoch)
             return Answer.SUPERSEDED if late else Answer.REFUSED
         if not self.lossy[label[0]]:
             mailbox.agent = "fuzz"
