@@ -18,7 +18,7 @@ from bus.broker.opening import bind_members, check_opening
 from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, not_yours, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
-from bus.broker.turn import check_turn, is_message, wrong_id
+from bus.broker.turn import check_commit, check_turn, find_late_move, is_message, wrong_id
 from bus.ids import ID_BYTES, show_id
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.wire.record import Kind, Record
@@ -165,7 +165,7 @@ class Admission:
         if len(message_id) != ID_BYTES:
             self.refuse(session, n, wrong_id(message_id))
             return
-        move = conversation.find_move(mailbox, type, address)
+        move = find_late_move(conversation, mailbox, type, address, epoch)
         if move is None:
             self._refuse_order(session, n, conversation, mailbox, type, address, epoch)
             return
@@ -254,21 +254,13 @@ class Admission:
                 conversation.end_lease(mailbox)
                 self._dispatch.serve_touched(conversation)
             return
-        is_overtaken = delivery.epoch < mailbox.overtaken_at
-        if not is_overtaken or not sends:
-            refusal = check_turn(
-                conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved,
-                state_bytes=state.settings.state_bytes,
-            )  # fmt: skip
-            # What befell one member meanwhile leaves alone what is said to others; said to that one it is too late.
-            is_overtaken = refusal is not None and refusal.code == "not-allowed" and delivery.epoch < mailbox.epoch
-        if is_overtaken and sends:
-            # The bus moved on behind this delivery (a loop's `max`): what it says no longer counts, no blame.
+        refusal, is_superseded = check_commit(
+            conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved,
+            state_bytes=state.settings.state_bytes,
+        )  # fmt: skip
+        if is_superseded:
             state.send(session, [int(Kind.NOTICE), "superseded", {"n": n, "conversation": conversation_id}])
             sends, saved = [], None
-            refusal = check_turn(
-                conversation, mailbox, delivery, settles=settles, sends=[], saved=None, state_bytes=0
-            )  # fmt: skip
         if refusal is not None:
             self.refuse(session, n, refusal)
             self.bury(conversation, mailbox, delivery, code=refusal.code, detail=refusal.message)
@@ -384,7 +376,7 @@ class Admission:
         state = self._state
         if not is_message(conversation, type):
             self.refuse(session, n, Refusal("malformed", f"no message type {type} in {conversation.protocol.name}"))
-        elif conversation.outcome is not None or conversation.was_allowed(mailbox, type, address, epoch):
+        elif conversation.outcome is not None or mailbox.was_allowed(type, address, epoch):
             facts = {"n": n, "conversation": conversation.conversation_id}
             state.send(session, [int(Kind.NOTICE), "superseded", facts])
             state.ledger.take(session, n, state.now)

@@ -255,6 +255,8 @@ class Broker:
         )
         if mailbox.retries < timer.retry:
             self._admission.decide(["retry", conversation_id, mailbox.role])
+        elif timer.event >= 0 and not conversation.cast.is_known_to_all(timer.event, conversation.mailboxes):
+            conversation.wait_again(mailbox, self._state.now)
         elif timer.event >= 0:
             self._admission.decide(["event", conversation_id, timer.event])
         else:

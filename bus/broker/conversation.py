@@ -109,7 +109,7 @@ class Conversation:
         facts: dict[str, object] = {"parent": self.parent.conversation} if self.parent is not None else {}
         for mailbox in self.mailboxes:
             self._enter(mailbox, mailbox.at, now)
-            if mailbox.role != self.opener and mailbox.machine.owes[mailbox.at]:
+            if mailbox.role != self.opener and mailbox.may_speak():
                 self._notify(mailbox, "opened", "opened", "", facts)
         self._fire_due(self.mailboxes, now)
 
@@ -128,11 +128,6 @@ class Conversation:
         if move.interrupt >= 0 and not self.cast.is_known_to_all(move.interrupt, self.mailboxes):
             return None
         return move
-
-    def was_allowed(self, mailbox: Mailbox, type: int, address: int, epoch: int) -> bool:
-        """Return whether a sender that had seen *epoch* was right to send this: superseded, no blame."""
-        epoch_before, state = mailbox.before
-        return epoch <= epoch_before < self.epoch and (type, address) in mailbox.machine.send[state]
 
     def has_room(self, type: int, address: int, limit: int) -> bool:
         """Return whether every receiver can take one more message of *type* (8)."""
@@ -171,6 +166,8 @@ class Conversation:
                 move.interrupt, now, raiser=mailbox, message=message, to=self.tables.addresses[address], turn=turn
             )
             return
+        if move.next != mailbox.at and (mailbox.queued or len(mailbox.leased) > (1 if turn else 0)):
+            self.cast.carry_over(mailbox, type, address, turn)
         if self._step(mailbox, move, now) and mailbox.early:
             self._expect_early(mailbox, now)
         is_due = mailbox.machine.due[mailbox.at]
@@ -200,16 +197,22 @@ class Conversation:
         self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", f"{outcome}.end"))
         for mailbox in self.mailboxes:
             self._revoke(mailbox, mailbox.discard_all())
-            mailbox.before = (self.epoch - 1, mailbox.at)
             mailbox.epoch = mailbox.overtaken_at = self.epoch
         self._end(outcome, reason)
 
     def retry(self, mailbox: Mailbox, now: float) -> None:
         """Begin the role's deadline again and deliver once more what it was answering; counts as no attempt (19)."""
         retries = mailbox.retries + 1
-        self._start_timer(mailbox, mailbox.timer, now)
+        mailbox.start_timer(mailbox.timer, self.tables.timers, now, self.default_within)
         mailbox.retries = retries
         self.end_lease(mailbox)
+        self.touched[mailbox] = None
+
+    def wait_again(self, mailbox: Mailbox, now: float) -> None:
+        """Begin the role's deadline again: its step is not enabled yet, but only within its reach, ahead of others."""
+        retries = mailbox.retries
+        mailbox.start_timer(mailbox.timer, self.tables.timers, now, self.default_within)
+        mailbox.retries = retries
         self.touched[mailbox] = None
 
     def end_lease(self, mailbox: Mailbox) -> None:
@@ -228,6 +231,10 @@ class Conversation:
         """Carry out *move*, by which the role sends or takes *delivery* in; return whether its state is a new one."""
         state = move.next if move.next >= 0 else self.cast.after(mailbox, mailbox.at, move)
         is_new = state != mailbox.at or not move.keeps_timer  # one more of a stream, the hottest step, is not
+        if delivery is not None:
+            delivery.state_before = mailbox.at
+            for counter in move.resets:  # a stream of the receiver's own begins behind this
+                self.counters[counter] = 0
         if is_new:
             self._enter(mailbox, state, now, keeps_timer=move.keeps_timer)
         if delivery is not None:
@@ -255,21 +262,9 @@ class Conversation:
         mailbox.at = state
         timer = machine.timer[state]
         if not (keeps_timer and timer == mailbox.timer):
-            self._start_timer(mailbox, timer, now)
+            mailbox.start_timer(timer, self.tables.timers, now, self.default_within)
         if machine.scopes[state] is not machine.scopes[old] or not self.sequence:
             self._watch_scopes(now)
-
-    def _start_timer(self, mailbox: Mailbox, timer: int, now: float) -> None:
-        mailbox.timer = timer
-        mailbox.retries = 0
-        mailbox.remind_at = inf
-        if timer < 0:
-            mailbox.deadline = inf
-            return
-        entry = self.tables.timers[timer]
-        mailbox.deadline = now + (self.default_within if entry.within is None else entry.within)
-        if entry.remind is not None:
-            mailbox.remind_at = now + entry.remind
 
     def _watch_scopes(self, now: float) -> None:
         self.scopes.watch({scope for one in self.mailboxes for scope in one.machine.scopes[one.at]}, now, self.sequence)
@@ -308,7 +303,7 @@ class Conversation:
         cut = self.cast.cut(number, self.mailboxes)
         closed = [(*one, self.scopes.since(one[0])) for one in self.cast.scopes_of(number, cut)]
         if event.kind is EventKind.LATE:
-            self.cast.cut_counts(event, self.counters, cut)
+            self.cast.cut_counts(number, self.counters, cut)
         else:
             self.cast.count(event, self.counters, member)
         self.epoch += 1
@@ -321,7 +316,7 @@ class Conversation:
             if state is None or (event.kind is EventKind.LATE and state == mailbox.at):
                 continue
             moved.append(mailbox)
-            self._overtake(mailbox, event, member)
+            self._overtake(mailbox, event, member, raiser)
             for scope, one, since in closed:
                 if self.cast.concerns(mailbox, one, number):
                     self._close_scope(mailbox, scope, one, since=since, keep=turn if mailbox is raiser else 0)
@@ -333,7 +328,9 @@ class Conversation:
             self._enter(mailbox, state, now)
             if message is not None and mailbox.role in to:
                 mailbox.take_in(message.copy())
-            elif event.kind is not EventKind.END and mailbox is not raiser:
+            elif event.kind is not EventKind.END and not (
+                mailbox is raiser and mailbox.can_go_on(turn, is_opener=mailbox.role == self.opener)
+            ):
                 facts = self.calls.facts(event) if event.call >= 0 else self.cast.facts(number, member, cut)
                 self._notify(mailbox, event.kind.value, event.name, event.step, facts)
             self._expect_early(mailbox, now)
@@ -344,9 +341,12 @@ class Conversation:
             self.calls.keep(lambda one: self.cast.is_known_to_all(one, self.mailboxes))
         self._fire_due(moved, now)
 
-    def _overtake(self, mailbox: Mailbox, event: BusEvent, member: int) -> None:
+    def _overtake(self, mailbox: Mailbox, event: BusEvent, member: int, raiser: Mailbox | None) -> None:
         """Note that the bus moved the role; what befalls one member leaves turns about the others as they are."""
-        mailbox.before = (self.epoch - 1, mailbox.at)
+        if mailbox is raiser:  # what it says from now on, it says knowing of this
+            mailbox.before.clear()
+        else:
+            mailbox.before.append((self.epoch - 1, mailbox.at))
         mailbox.epoch = self.epoch
         if member < 0 and event.kind is not EventKind.LATE:
             mailbox.overtaken_at = self.epoch
@@ -377,8 +377,8 @@ class Conversation:
             self.settled.append((mailbox, n_leased))
 
     def _notify(self, mailbox: Mailbox, kind: str, name: str, step: str, facts: dict[str, object]) -> None:
-        """Queue a notice, a built-in delivery, to a role that takes part, or must from now on (6)."""
-        if not mailbox.involved and not mailbox.machine.owes[mailbox.at]:
+        """Queue a notice, a built-in delivery, to a role that takes part, or must begin to (6)."""
+        if not mailbox.involved and (self.outcome is not None or not mailbox.may_speak()):
             return
         body = encode_body({"kind": kind, "name": name, "step": step, **facts})
         notice = Delivery(type=NOTICE_TYPE, sender=-1, sequence=self.sequence, message_id=b"", body=body)

@@ -20,6 +20,7 @@ from bus.spec.bundle import SpecText, join_bundle, split_bundle
 from bus.spec.check import BUILT_IN_OUTCOMES, check_names, check_unused, check_uses
 from bus.spec.check_call import check_call_points, check_calls
 from bus.spec.check_choice import check_choices
+from bus.spec.check_counting import check_counting
 from bus.spec.check_each import check_members
 from bus.spec.check_flow import check_flow
 from bus.spec.check_order import check_order
@@ -255,6 +256,7 @@ def _check_conversation(spec: Spec, report: Report) -> Projections | None:
     if not report.has_errors:
         check_overtaking(spec, found, report)
         check_running_ahead(spec, found, report)
+        check_counting(spec, found, report)
     if not report.has_errors:
         check_progress(spec, found, report)
     if not report.has_errors:

@@ -122,6 +122,14 @@ class Members:
         """Return the copy of *counter* for *member*."""
         return self._copies.get((_COUNTER, counter, member), counter)
 
+    def counters_of(self, counters: Sequence[int], member: int) -> tuple[int, ...]:
+        """Return the copies of *counters* for *member*; where that is -1, those for every member."""
+        found: list[int] = []
+        for counter in counters:
+            copied = self._copied_for(self.protocol.tables.counters[counter].each) if member < 0 else range(0)
+            found += [self.counter(counter, one) for one in copied] or [self.counter(counter, member)]
+        return tuple(found)
+
     def scope(self, scope: int, member: int) -> int:
         """Return the copy of *scope* for *member*."""
         return self._copies.get((_SCOPE, scope, member), scope)

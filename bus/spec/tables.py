@@ -178,7 +178,8 @@ class Move:
         interrupt: The INTERRUPT event that this send raises, or -1; the event's own resets and counts hold.
         keeps_timer: A stream's message: the running deadline is that of the message that ends the stream.
         counts: Counters that this message adds one to (sender's moves only).
-        resets: Counters that begin again at zero (sender's moves only; applied before *counts*).
+        resets: Counters that begin again at zero (applied before *counts*; of a receiver's move once it takes the
+            message in: streams of its own).
         guards: Counters that must be below their limit for this send to be allowed.
         scopes: Scopes that the message belongs to: closing one of them discards it while undelivered.
         each: The `each` in whose block the message stands, or -1.

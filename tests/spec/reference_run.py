@@ -121,6 +121,8 @@ class ReferenceRun:
                 index += 1
             else:
                 self.states[role] = move.next
+                for counter in move.resets:
+                    self.counters[counter] = 0
                 del self.early[role][index]
                 index = 0
 
