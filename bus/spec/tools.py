@@ -1,0 +1,70 @@
+"""LLM tools for a role in a state: exactly the messages that it may send now, with their JSON Schemas.
+
+The shape is that of function calling as OpenAI's and most other interfaces take it. A tool is called as its
+message type is; only where a message may go to different receivers does the name say to whom.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from bus.spec.json_schema import message_schema
+from bus.spec.syntax import Spec
+from bus.spec.tables import NO_EVENT, Machine, Tables
+
+Tool: TypeAlias = dict[str, object]
+
+MAX_NAME = 64  # what function calling allows
+
+
+def tools_of(spec: Spec, tables: Tables, machine: Machine, state: int) -> list[Tool]:
+    """Return the tools that stand for what the role of *machine* may send in *state*, sorted by name."""
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": name,
+                "description": _description(spec, tables, machine, state, index, address),
+                "parameters": _parameters(spec, index),
+            },
+        }
+        for name, (index, address) in find_sends(spec, tables, machine, state).items()
+    ]
+
+
+def find_sends(spec: Spec, tables: Tables, machine: Machine, state: int) -> dict[str, tuple[int, int]]:
+    """Return tool name → (message type, address) for what the role may send in *state*, sorted by name."""
+    sends = list(machine.send[state])
+    types = [index for index, _ in sends]
+    named = {}
+    for index, address in sends:
+        name = spec.messages[index].name
+        if types.count(index) > 1:
+            to = "_".join(receivers_of(spec, tables, address))
+            name = f"{name}_to_{to}" if len(name) + len(to) <= MAX_NAME - 4 else f"{name[: MAX_NAME - 8]}_to_{address}"
+        named[name] = (index, address)
+    return dict(sorted(named.items()))
+
+
+def receivers_of(spec: Spec, tables: Tables, address: int) -> tuple[str, ...]:
+    """Return the names of the roles behind *address*."""
+    return tuple(spec.roles[role].name for role in tables.addresses[address])
+
+
+def _parameters(spec: Spec, index: int) -> dict[str, object]:
+    """Return the schema of the message's fields; what the tool's name and description say is left out."""
+    schema = message_schema(spec, spec.messages[index])
+    return {key: value for key, value in schema.items() if key not in ("title", "description", "deprecated")}
+
+
+def _description(spec: Spec, tables: Tables, machine: Machine, state: int, index: int, address: int) -> str:
+    message = spec.messages[index]
+    move = machine.send[state][index, address]
+    parts = [message.doc.strip()] if message.doc.strip() else []
+    parts.append(f"Goes to {' and '.join(receivers_of(spec, tables, address))}.")
+    if move.interrupt != NO_EVENT:
+        parts.append(f"Cuts {tables.events[move.interrupt].step} short.")
+    if message.deprecated:
+        parts.append(f"Deprecated: {message.deprecated}" if isinstance(message.deprecated, str) else "Deprecated.")
+    parts += [f"Must hold: {rule}" for rule in message.rules]
+    return "\n".join(parts)
