@@ -18,11 +18,11 @@ def type_words(field: Field) -> str:
 
 def constraint_words(field: Field) -> str:
     """Return the constraints: ``3 to 200 characters``, ``at least 1``, matching a pattern; "" where there are none."""
-    unit = "bytes" if field.type is not None and field.type.name == "bytes" else "characters"
+    unit = "byte" if field.type is not None and field.type.name == "bytes" else "character"
     parts = [
         _range(_number(field.min), _number(field.max), ""),
-        _range(field.min_len, field.max_len, f" {unit}"),
-        _range(field.min_items, field.max_items, " items"),
+        _range(field.min_len, field.max_len, unit),
+        _range(field.min_items, field.max_items, "item"),
         f"matches `{field.pattern}`" if field.pattern is not None else "",
     ]
     return ", ".join(part for part in parts if part)
@@ -50,10 +50,13 @@ def _number(value: float | None) -> str | None:
 
 
 def _range(least: object, most: object, unit: str) -> str:
+    """Return the range of a number, or of a count of *unit*, which stands in the singular."""
     if least is None and most is None:
         return ""
     if least is None:
-        return f"at most {most}{unit}"
-    if most is None:
-        return f"at least {least}{unit}"
-    return f"{least}{unit}" if least == most else f"{least} to {most}{unit}"
+        text, last = f"at most {most}", most
+    elif most is None:
+        text, last = f"at least {least}", least
+    else:
+        text, last = (f"{least}" if least == most else f"{least} to {most}"), most
+    return text if not unit else f"{text} {unit}" if last == 1 else f"{text} {unit}s"

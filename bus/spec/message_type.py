@@ -20,7 +20,7 @@ from bus.spec.syntax import Delivery
 _SHOWN_ERRORS = 5
 
 
-class Message(BaseModel):
+class Message(BaseModel, frozen=True):  # said here, too, for type checkers
     """What every message class is: strict, frozen, with no field beside those of its type.
 
     Attributes:

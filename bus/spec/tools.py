@@ -6,13 +6,17 @@ message type is; only where a message may go to different receivers does the nam
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import json
+from typing import Any, TypeAlias
 
+from bus.errors import BodyInvalid, NotAllowed
 from bus.spec.json_schema import message_schema
+from bus.spec.message_type import Message
+from bus.spec.protocol import Protocol
 from bus.spec.syntax import Spec
 from bus.spec.tables import NO_EVENT, Machine, Tables
 
-Tool: TypeAlias = dict[str, object]
+Tool: TypeAlias = dict[str, Any]
 
 MAX_NAME = 64  # what function calling allows
 
@@ -30,6 +34,34 @@ def tools_of(spec: Spec, tables: Tables, machine: Machine, state: int) -> list[T
         }
         for name, (index, address) in find_sends(spec, tables, machine, state).items()
     ]
+
+
+def read_call(
+    protocol: Protocol, machine: Machine, state: int, name: str, arguments: str | dict[str, Any]
+) -> tuple[Message, tuple[str, ...]]:
+    """Return the message that a call of the tool *name* means, and the names of its receivers.
+
+    Args:
+        arguments: The message's fields, as JSON text or read already.
+
+    Raises:
+        NotAllowed: No such tool is offered in *state*; the text lists those that are.
+        BodyInvalid: The arguments are no JSON object, or not what the message takes.
+    """
+    offered = find_sends(protocol.spec, protocol.tables, machine, state)
+    if name not in offered:
+        listed = ", ".join(offered) or "nothing; wait for the next message"
+        raise NotAllowed(f"expected a tool that is offered now, got {name!r}: offered are {listed}")
+    index, address = offered[name]
+    fields: object = arguments
+    if isinstance(arguments, str):
+        try:
+            fields = json.loads(arguments)
+        except (ValueError, RecursionError) as error:
+            raise BodyInvalid(f"{name}: expected arguments in JSON, got {arguments[:60]!r} ({error})") from error
+    if not isinstance(fields, dict):
+        raise BodyInvalid(f"{name}: expected a JSON object as arguments, got {type(fields).__name__}")
+    return protocol.messages[index].build(fields), receivers_of(protocol.spec, protocol.tables, address)
 
 
 def find_sends(spec: Spec, tables: Tables, machine: Machine, state: int) -> dict[str, tuple[int, int]]:
