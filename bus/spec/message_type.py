@@ -105,10 +105,6 @@ class MessageType:
         except ValidationError as error:
             raise BodyInvalid(self._explain(error)) from None
 
-    def json_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema (2020-12) of the message, for forms and tools."""
-        return self.model.model_json_schema(by_alias=True)
-
     def _changed(self) -> BodyInvalid:
         return BodyInvalid(
             f"{self._where}: a field was changed after the message was made and no longer fits its type; "
