@@ -34,7 +34,7 @@ _UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "m"), (1.0, "s"))
 _PLAIN = re.compile(r"[a-z][a-z0-9]*")
 _WORDS = re.compile(
     "activate|actor|alt|and|as|autonumber|box|break|create|critical|deactivate|destroy|details|else|end|left|links?"
-    "|loop|note|opt|option|over|par|participant|properties|rect|right|title"
+    "|loop|note|off|opt|option|over|par|participant|properties|rect|right|title"
 )
 
 
