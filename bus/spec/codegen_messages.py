@@ -49,7 +49,7 @@ class FieldTypes:
             kind = f"{self._built_in('list', hidden)}[{kind}]"
         elif field.type.container == "map":
             kind = f"{self._built_in('dict', hidden)}[{self._built_in('str', hidden)}, {kind}]"
-        return f"{kind} | None" if field.type.optional and kind != "Any" else kind
+        return f"{kind} | None" if field.type.optional and name != "any" else kind
 
     def default(self, field: Field) -> str:
         """Return the default as source, "" where the field is needed."""

@@ -67,7 +67,7 @@ class RoleCode:
             agent=names.new(f"{prefix}Agent"),
             handler=names.new(f"_{prefix}Handler"),
         )
-        self._methods = _method_names([*self._addresses, *self._senders])
+        self._methods = _method_names([message.name for message in spec.messages])
 
     def lines(self) -> Iterator[str]:
         """Yield the role's part of the module."""
@@ -234,5 +234,5 @@ class RoleCode:
 
 def _method_names(messages: list[str]) -> dict[str, str]:
     """Return what stands behind ``send_`` and ``on_`` for each message; names that would be equal stay as they are."""
-    counts = Counter(snake(name) for name in dict.fromkeys(messages))
+    counts = Counter(map(snake, messages))
     return {name: snake(name) if counts[snake(name)] == 1 else name for name in messages}
