@@ -1,4 +1,4 @@
-"""``palaver check`` and ``palaver draw``: is what people wrote in order, and what does it look like?"""
+"""``palaver check``: is what people wrote in order?"""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from bus.cli.training_file import load_training_file
 from bus.errors import SpecError
 from bus.fleet.file import load_fleet
 from bus.fleet.project import find_project
-from bus.spec.compile import check_path, load_protocol
+from bus.spec.compile import check_path
 from bus.spec.diagnostic import Diagnostic, Severity
-from bus.spec.draw import draw_sequence
 
 SUFFIXES = (".protocol.yaml", ".fleet.yaml", ".training.yaml")
 
@@ -52,13 +51,6 @@ def check(
         say(f"{_count(len(paths), 'file')}: {_count(n_errors, 'error')}, {_count(len(found) - n_errors, 'warning')}")
     if n_errors:
         raise typer.Exit(ExitCode.REFUSED)
-
-
-def draw(
-    file: Annotated[str, typer.Argument(metavar="PROTOCOL", help="A protocol's name, or the path of its spec.")],
-) -> None:
-    """Print a protocol as a Mermaid sequence diagram."""
-    print(draw_sequence(load_protocol(file).spec), end="")
 
 
 def check_file(path: Path) -> list[Diagnostic]:

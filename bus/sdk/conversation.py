@@ -18,6 +18,7 @@ from bus.sdk.part import Receivers
 from bus.sdk.seat import ATTEMPT, TRACE
 from bus.sdk.turn import Turn
 from bus.spec.protocol import Protocol
+from bus.spec.tools import read_call, tools_of
 
 T = TypeVar("T")
 
@@ -103,6 +104,32 @@ class Conversation:
     def allowed(self) -> list[type[BaseModel]]:
         """Return the classes of the messages that may be sent now, sorted by name."""
         return self._turn.seat.allowed()
+
+    def tools(self) -> list[dict[str, Any]]:
+        """Return an LLM tool for each message that may be sent now, in the shape of OpenAI's function calling.
+
+        What the LLM calls goes out by ``send_tool_call``.
+        """
+        seat = self._turn.seat
+        part = seat.part
+        return tools_of(part.protocol.spec, part.tables, part.machine, seat.at, part.receivers())
+
+    async def send_tool_call(self, name: str, arguments: str | dict[str, Any]) -> None:
+        """Send the message that an LLM means which called the tool *name*; otherwise as ``send``.
+
+        Args:
+            name: One of ``tools``.
+            arguments: The message's fields, as JSON text or read already.
+
+        Raises:
+            NotAllowed: No such tool is offered now; the text lists those that are.
+            BodyInvalid: The arguments are no JSON object, or not what the message takes. The text is fit to be
+                handed back to the LLM.
+        """
+        seat = self._turn.seat
+        part = seat.part
+        message, address = read_call(part.protocol, part.machine, seat.at, name, arguments, part.receivers())
+        self._turn.add_to(message, address)
 
     async def send(self, message: BaseModel, to: Receivers = None) -> None:
         """Add *message* to the turn; it leaves with the next commit, an at-most-once one leaves at once.
@@ -244,6 +271,14 @@ class SyncConversation:
     def allowed(self) -> list[type[BaseModel]]:
         """See ``Conversation.allowed``."""
         return self._conversation.allowed()
+
+    def tools(self) -> list[dict[str, Any]]:
+        """See ``Conversation.tools``."""
+        return self._conversation.tools()
+
+    def send_tool_call(self, name: str, arguments: str | dict[str, Any]) -> None:
+        """See ``Conversation.send_tool_call``."""
+        self._wait(self._conversation.send_tool_call(name, arguments))
 
     def send(self, message: BaseModel, to: Receivers = None) -> None:
         """See ``Conversation.send``."""

@@ -157,6 +157,10 @@ class Part:
         got = "none named" if wanted is None else repr(", ".join(sorted(wanted)))
         raise NotAllowed(f"expected {self.messages[index].name!r} to go to {choices}, got {got}: say which with to=")
 
+    def receivers(self) -> list[tuple[str, ...]]:
+        """Return the names behind each address."""
+        return [self._receivers(address) for address in range(len(self.tables.addresses))]
+
     def receives(self, index: int) -> bool:
         """Return whether messages of type *index* are ever addressed to the role, interrupts included."""
         addresses = self.protocol.tables.addresses

@@ -122,9 +122,12 @@ class Seat:
             BodyInvalid: The body breaks a rule of its type or a key of the conversation.
             TooLarge: The body does not fit into a frame.
         """
-        part = self.part
-        found = part.find(self.at, message, to, self.conversation_id, about)
-        message_type = part.messages[found[0][0]]
+        found = self.part.find(self.at, message, to, self.conversation_id, about)
+        return found, self.encode(message)
+
+    def encode(self, message: BaseModel) -> bytes:
+        """Return the body of *message*, one of the protocol's; see ``choose``."""
+        message_type = self.part.messages[self.part.type_of[type(message)]]
         fields = message_type.to_plain(message)  # type: ignore[arg-type]  # its class is the type's own: type_of
         try:
             body = encode_body(fields)
@@ -137,7 +140,7 @@ class Seat:
             )
         if message_type.keys:
             self._keep_keys(message_type, fields)
-        return found, body
+        return body
 
     def move(self, index: int, address: int) -> Move:
         """Return the move of sending what is allowed now, by its numbers: each send may bring another state."""

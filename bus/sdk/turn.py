@@ -100,6 +100,14 @@ class Turn:
         for index, address, move in found:
             self._add(index, address, move if len(found) == 1 else seat.move(index, address), body)
 
+    def add_to(self, message: BaseModel, address: int) -> None:
+        """Take *message* into the turn, to go to *address*, which is allowed now."""
+        self.check()
+        seat = self.seat
+        body = seat.encode(message)
+        index = seat.part.type_of[type(message)]
+        self._add(index, address, seat.move(index, address), body)
+
     def _add(self, index: int, address: int, move: Move, body: bytes) -> None:
         seat = self.seat
         if seat.part.lossy[index]:
