@@ -99,6 +99,15 @@ class RoleConversation(Speaker):
         return self.plain.id
 
     @property
+    def sender(self) -> str | None:
+        """See ``Conversation.sender``."""
+        return self.plain.sender
+
+    def members(self, role: str) -> tuple[str, ...]:
+        """See ``Conversation.members``."""
+        return self.plain.members(role)
+
+    @property
     def attempt(self) -> int:
         """See ``Conversation.attempt``."""
         return self.plain.attempt
@@ -176,6 +185,15 @@ class RoleSyncConversation:
     def id(self) -> bytes:
         """See ``Conversation.id``."""
         return self.plain.id
+
+    @property
+    def sender(self) -> str | None:
+        """See ``Conversation.sender``."""
+        return self.plain.sender
+
+    def members(self, role: str) -> tuple[str, ...]:
+        """See ``Conversation.members``."""
+        return self.plain.members(role)
 
     @property
     def attempt(self) -> int:

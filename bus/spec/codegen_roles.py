@@ -153,8 +153,8 @@ class RoleCode:
             parameters.append(f"{name}: {self._types.annotation(field)}{f' = {default}' if default else ''}")
         kinds = [self._to(address) for address in addresses]
         default = f" = {kinds[0][1]}" if len(kinds) == 1 else ""
-        kind = " | ".join(kind for kind, _ in kinds)
-        if all(len(address) == 1 for address in addresses):
+        kind = " | ".join(dict.fromkeys(kind for kind, _ in kinds))
+        if all(len(address) == 1 and not self._has_members(address) for address in addresses):
             kind = f"{self._use('typing', 'Literal')}[{', '.join(literal(role) for (role,) in addresses)}]"
         parameters.append(f"{to}: {kind}{default}")
         method = f"{keyword} send_{self._methods[message.name]}("
@@ -177,12 +177,20 @@ class RoleCode:
         yield from [f"{INDENT * 3}{to},", f"{INDENT * 2})"]
 
     def _to(self, address: tuple[str, ...]) -> tuple[str, str]:
-        """Return the type and the default of ``to`` for a message that goes to *address*."""
+        """Return the type and the default of ``to`` for a message that goes to *address*.
+
+        Members are known by the names of their agents, which no type can tell.
+        """
+        if self._has_members(address):
+            return self._typed("Receivers"), "None"
         words = [literal(role) for role in address]
         kind = self._use("typing", "Literal")
         if len(words) == 1:
             return f"{kind}[{words[0]}]", words[0]
         return f"tuple[{', '.join(f'{kind}[{word}]' for word in words)}]", f"({', '.join(words)})"
+
+    def _has_members(self, address: tuple[str, ...]) -> bool:
+        return any(self._spec.root_of(role).many is not None for role in address)
 
     def _union(self, messages: list[str]) -> str:
         return self.named.sends if set(messages) == set(self._addresses) else " | ".join(messages)
