@@ -1,0 +1,174 @@
+"""Two versions of a protocol: what has changed, what it means for each role, which version it asks for.
+
+The same function tells the broker at HELLO whether an agent of one version may play in a conversation
+of another (RULES.md 15). Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from bus.spec.change import Bump, Change, Level, Misfit, RoleVerdict
+from bus.spec.conversation_diff import meet
+from bus.spec.declaration_diff import DeclarationDiff, compare_declarations
+from bus.spec.digest import NOT_MEANT, canonical
+from bus.spec.protocol import Protocol
+from bus.spec.syntax import Spec
+
+_LENIENT = frozenset({"draft", "beta"})  # nobody was promised anything yet
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What two versions differ in.
+
+    Attributes:
+        changes: The most serious first; those of one level in the order of the files.
+        verdicts: One for each role, those of the new version first.
+        required: Which number of the version must go up because of the changes.
+        made: Which one did.
+    """
+
+    changes: tuple[Change, ...]
+    verdicts: tuple[RoleVerdict, ...]
+    required: Bump
+    made: Bump
+
+    def as_json(self) -> dict[str, object]:
+        """Return the diff as plain values, for programs."""
+        return {
+            "changes": [change.as_json() for change in self.changes],
+            "roles": [verdict.as_json() for verdict in self.verdicts],
+            "required_bump": str(self.required),
+            "made_bump": str(self.made),
+        }
+
+
+def diff(old: Protocol, new: Protocol) -> Diff:
+    """Return what has changed from *old* to *new*; LANGUAGE.md, "Evolution", is its law."""
+    there, back = compare_declarations(old, new), compare_declarations(new, old)
+    names = dict.fromkeys(role.name for role in (*new.roles, *old.roles))
+    verdicts = []
+    changes = list(there.changes)
+    for role in names:
+        misfits, returning = _misfits(old, new, role, there), _misfits(new, old, role, back)
+        verdicts.append(RoleVerdict(role, next(iter(misfits), None), next(iter(returning), None)))
+        changes += _order_changes(misfits, old, new, role)
+    if not changes and _meaning(old.spec) != _meaning(new.spec):
+        text = "something else has changed, of which no rule of compatibility speaks"
+        changes.append(Change(new.spec.mark, "other", Level.INFO, text))
+    required, made = _required(old, new, changes, verdicts), _made(old.version, new.version)
+    changes += _version_changes(old, new, changes, required, made)
+    if old.spec.status in _LENIENT:
+        changes = [replace(one, level=Level.WARN) if one.level is Level.ERR else one for one in changes]
+    levels = tuple(Level)
+    ordered = sorted(dict.fromkeys(changes), key=lambda one: levels.index(one.level))
+    return Diff(tuple(ordered), tuple(verdicts), required, made)
+
+
+def find_misfits(old: Protocol, new: Protocol, role: str) -> tuple[Misfit, ...]:
+    """Return why agents that play *role* of *old* do not fit conversations of *new*; () where they do."""
+    if old.digest == new.digest:
+        return ()
+    return tuple(_misfits(old, new, role, compare_declarations(old, new)))
+
+
+def _misfits(old: Protocol, new: Protocol, role: str, found: DeclarationDiff) -> list[Misfit]:
+    """Return all misfits of one role, the one with the shortest trace first."""
+    if role not in {one.name for one in old.roles}:
+        return []  # there is nobody who could not fit
+    if role not in {one.name for one in new.roles}:
+        [mark] = [one.mark for one in old.roles if one.name == role]
+        return [Misfit("order-role", f"plays {role}, which is no role of {new.name} {new.version}", (), mark)]
+    meeting = meet(old, new, role)
+    misfits = [
+        Misfit(change.rule, change.message, (), change.mark)
+        for change in found.of_role.get(role, ())
+        if not (change.old_senders and change.old_receivers)
+    ]
+    misfits += meeting.misfits
+    for message, trace in meeting.sent.items():
+        misfits += [
+            Misfit(change.rule, change.message, trace, change.mark, message)
+            for change in found.of_message.get(message, ())
+            if not change.old_senders
+        ]
+    for message, trace in meeting.received.items():
+        misfits += [
+            Misfit(change.rule, change.message, trace, change.mark, message)
+            for change in found.of_message.get(message, ())
+            if not change.old_receivers
+        ]
+    if old.name != new.name:
+        misfits.append(Misfit("protocol-renamed", f"plays {old.name}, not {new.name}", (), new.spec.mark))
+    return sorted(misfits, key=lambda one: len(one.trace))
+
+
+def _order_changes(misfits: Iterable[Misfit], old: Protocol, new: Protocol, role: str) -> Iterator[Change]:
+    """Yield the misfits of old agents that no declaration tells of already."""
+    deprecated = {one.name for one in old.spec.messages if one.deprecated}
+    present = {one.name for one in new.spec.messages}
+    for misfit in misfits:
+        if not misfit.is_order or misfit.rule == "order-role":
+            continue
+        was_announced = misfit.rule == "order-sends" and misfit.message in deprecated - present
+        yield Change(
+            misfit.mark, misfit.rule, Level.WARN if was_announced else Level.ERR,
+            f"{role} of {old.version} {misfit.reason}",
+            old_senders=misfit.rule not in ("order-sends", "order-silent"),
+            old_receivers=misfit.rule not in ("order-receives", "order-end"),
+            role=role, trace=misfit.trace,
+        )  # fmt: skip
+
+
+# -- versions -------------------------------------------------------------------------------------------
+
+
+def _required(old: Protocol, new: Protocol, changes: list[Change], verdicts: list[RoleVerdict]) -> Bump:
+    if not changes:
+        return Bump.NONE if _meaning(old.spec, words=True) == _meaning(new.spec, words=True) else Bump.PATCH
+    breaks = any(one.level is Level.ERR for one in changes) or any(one.old_in_new for one in verdicts)
+    return Bump.MAJOR if breaks and old.spec.status not in _LENIENT else Bump.MINOR
+
+
+def _made(old: str, new: str) -> Bump:
+    before, after = _numbers(old), _numbers(new)
+    if after <= before:
+        return Bump.NONE
+    place = next(index for index, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
+    return (Bump.MAJOR, Bump.MINOR, Bump.PATCH)[place]
+
+
+def _version_changes(
+    old: Protocol, new: Protocol, changes: list[Change], required: Bump, made: Bump
+) -> Iterator[Change]:
+    """Yield what is wrong about the version itself; no more serious than the changes that ask for it."""
+    mark = new.spec.mark
+    if _numbers(new.version) < _numbers(old.version):
+        yield Change(mark, "version-lowered", Level.ERR, f"the version was {old.version} and is {new.version}")
+        return
+    bumps = tuple(Bump)
+    if bumps.index(made) >= bumps.index(required):
+        return
+    worst = next((level for level in Level if any(one.level is level for one in changes)), Level.INFO)
+    level = Level.WARN if worst is Level.INFO and required is not Bump.PATCH else worst
+    text = f"the changes ask for a {required} version, and the version went from {old.version} to {new.version}"
+    yield Change(mark, "version-bump", level, text, suggestion=f"set the version to {_next(old.version, required)}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split("."))
+
+
+def _next(version: str, bump: Bump) -> str:
+    major, minor, patch = _numbers(version)
+    if bump is Bump.MAJOR:
+        return f"{major + 1}.0.0"
+    return f"{major}.{minor + 1}.0" if bump is Bump.MINOR else f"{major}.{minor}.{patch + 1}"
+
+
+def _meaning(spec: Spec, *, words: bool = False) -> object:
+    """Return what *spec* says apart from its version; with *words*, its docs, examples and status too."""
+    kept = replace(spec, version="")
+    return canonical(kept, left_out=frozenset({"mark", "source"})) if words else canonical(kept, left_out=NOT_MEANT)
