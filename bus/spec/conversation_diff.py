@@ -9,7 +9,7 @@ The two versions number everything differently, so all is compared by name. What
 
 - An interrupt is a send for the role that may raise it and a receive for every other one.
 - An END is a receive of its outcome. ``failed`` and ``canceled`` may come at any time (RULES.md 2), so
-  everybody knows them.
+  everybody knows them, and what an agent does where one of them is due does not matter.
 - Any other bus event (a missed deadline, a loop's ``max``, a timeout, a lost or failed role) that old does
   not know leaves it where it is, as in the tables. It fits unless the role would have to speak then:
   nothing told it to.
@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from bus.spec.change import Misfit
-from bus.spec.protocol import Protocol
 from bus.spec.syntax import Delivery, End, Loop, Mark, Scope, Spec
 from bus.spec.tables import BusEvent, EventKind
+from bus.spec.version import Version
 from bus.spec.walk import sends, steps
 
 _ANY_TIME = frozenset({"failed", "canceled"})
@@ -45,6 +45,7 @@ class _State:
         ends: Outcomes with which the bus may end the conversation here.
         speaks: Ordinary messages that the role may send here.
         waits: The conversation does not go on here before the role has spoken.
+        fails: The bus ends the conversation here, at once, in a way that everybody must expect at any time.
     """
 
     sent: dict[_Sent, int]
@@ -53,6 +54,7 @@ class _State:
     ends: frozenset[str]
     speaks: tuple[_Sent, ...]
     waits: bool
+    fails: bool
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class Meeting:
     received: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def meet(old: Protocol, new: Protocol, role: str) -> Meeting:
+def meet(old: Version, new: Version, role: str) -> Meeting:
     """Return what comes of *role*'s agents of *old* in conversations of *new*; both have the role."""
     return _Search(_Names(old, role), _Names(new, role)).run()
 
@@ -78,21 +80,28 @@ def meet(old: Protocol, new: Protocol, role: str) -> Meeting:
 class _Names:
     """One role's machine in one version, said in names."""
 
-    def __init__(self, protocol: Protocol, role: str) -> None:
-        self.protocol = protocol
+    def __init__(self, version: Version, role: str) -> None:
+        self.spec = version.spec
         self.role = role
-        self._index = protocol.role_index(role)
-        self.start = protocol.tables.machines[self._index].start
+        self._version = version
+        self._tables = version.tables
+        self._roles = version.roles
+        self._messages = version.messages
+        self._index = self._roles.index(role)
+        self._machine = self._tables.machines[self._index]
+        self.start = self._machine.start
         self._raised: dict[int, tuple[int, int, int]] = {}  # INTERRUPT event → (sender, type, address)
-        self._addresses: dict[tuple[int, int], int] = {}  # (sender, type) → address that includes the role
-        tables = protocol.tables
-        for machine in tables.machines:
+        self._addresses: dict[tuple[str, str], int] = {}  # (sender, message) → address, one that has the role if any
+        for machine in self._tables.machines:
             for moves in machine.send:
                 for (type, address), move in moves.items():
                     if move.interrupt >= 0:
                         self._raised[move.interrupt] = machine.role, type, address
-                    if self._index in tables.addresses[address]:
-                        self._addresses.setdefault((machine.role, type), address)
+                    key = self._roles[machine.role], self._messages[type]
+                    if self._index in self._tables.addresses[address]:
+                        self._addresses[key] = address
+                    else:
+                        self._addresses.setdefault(key, address)
         self._states: dict[int, _State] = {}
 
     def state(self, number: int) -> _State:
@@ -102,47 +111,41 @@ class _Names:
         return self._states[number]
 
     def _name(self, number: int) -> _State:
-        machine = self.protocol.tables.machines[self._index]
+        machine = self._machine
         sent: dict[_Sent, int] = {}
         speaks = []
         for (type, address), move in machine.send[number].items():
-            label = self._message(type), self._receivers(address)
-            is_lossy = self._is_lossy(type)
+            label = self._messages[type], self._receivers(address)
+            is_lossy = self._version.delivery(type) is Delivery.AT_MOST_ONCE
             sent[label] = number if is_lossy else move.next
             if move.interrupt < 0 and not is_lossy:
                 speaks.append(label)
         received: dict[_Received, int] = {}
         for (sender, type), move in machine.receive[number].items():
-            received[self._role(sender), self._message(type), True] = number if self._is_lossy(type) else move.next
+            is_lossy = self._version.delivery(type) is Delivery.AT_MOST_ONCE
+            received[self._roles[sender], self._messages[type], True] = number if is_lossy else move.next
         told: dict[_Told, int] = {}
         ends: set[str] = set()
         for event, after in machine.bus[number].items():
-            fact = self.protocol.tables.events[event]
+            fact = self._tables.events[event]
             if fact.kind is EventKind.END:
                 ends.add(fact.outcome or "")
             elif fact.kind is EventKind.INTERRUPT:
                 sender, type, address = self._raised[event]
                 if sender != self._index:
-                    addressed = self._index in self.protocol.tables.addresses[address]
-                    received.setdefault((self._role(sender), self._message(type), addressed), after)
+                    addressed = self._index in self._tables.addresses[address]
+                    received.setdefault((self._roles[sender], self._messages[type], addressed), after)
             else:
                 told[self._told(fact)] = after
-        return _State(sent, received, told, frozenset(ends), tuple(sorted(speaks)), bool(speaks) and not ends)
+        fails = bool(ends) and ends <= _ANY_TIME and not speaks and not machine.receive[number]
+        waits = bool(speaks) and not ends
+        return _State(sent, received, told, frozenset(ends), tuple(sorted(speaks)), waits, fails)
 
     def _told(self, event: BusEvent) -> _Told:
-        return event.kind, self._role(event.role) if event.role >= 0 else "", event.step
-
-    def _is_lossy(self, type: int) -> bool:
-        return self.protocol.messages[type].delivery is Delivery.AT_MOST_ONCE
-
-    def _role(self, index: int) -> str:
-        return self.protocol.roles[index].name
-
-    def _message(self, type: int) -> str:
-        return self.protocol.messages[type].name
+        return event.kind, self._roles[event.role] if event.role >= 0 else "", event.step
 
     def _receivers(self, address: int) -> tuple[str, ...]:
-        return tuple(sorted(self._role(role) for role in self.protocol.tables.addresses[address]))
+        return tuple(sorted(self._roles[role] for role in self._tables.addresses[address]))
 
     # -- words ----------------------------------------------------------------------------------------
 
@@ -153,17 +156,12 @@ class _Names:
     def say_received(self, label: _Received) -> str:
         """Return ``a -> role: M``, with every receiver."""
         sender, message, _ = label
-        key = self.protocol.role_index(sender), self.protocol.message_index(message)
-        if key in self._addresses:
-            return f"{sender} -> {', '.join(self._receivers(self._addresses[key]))}: {message}"
-        addresses = [address for raiser, type, address in self._raised.values() if (raiser, type) == key]
-        return f"{sender} -> {', '.join(self._receivers(addresses[0]))}: {message}"
+        return f"{sender} -> {', '.join(self._receivers(self._addresses[sender, message]))}: {message}"
 
     def place(self, sender: str, message: str) -> Mark:
         """Return where *sender* sends *message*."""
-        spec = self.protocol.spec
-        found = (one.mark for one in sends(spec.conversation) if (one.sender, one.message) == (sender, message))
-        return next(found, spec.mark)
+        found = (one.mark for one in sends(self.spec.conversation) if (one.sender, one.message) == (sender, message))
+        return next(found, self.spec.mark)
 
 
 class _Search:
@@ -187,6 +185,8 @@ class _Search:
 
     def _look_at(self, pair: _Pair) -> None:
         old, new = self._old.state(pair[0]), self._new.state(pair[1])
+        if new.fails:
+            return
         for sent in sorted(old.sent):
             self._send(pair, old, new, sent)
         for received in sorted(new.received):
@@ -194,7 +194,7 @@ class _Search:
         for outcome in sorted(new.ends - old.ends - _ANY_TIME):
             step = f"the bus: {outcome}.end"
             reason = f"is not ready for the conversation to end as {outcome!r} here"
-            self._wrong("order-end", reason, pair, step, _place_of_end(self._new.protocol.spec, outcome), None)
+            self._wrong("order-end", reason, pair, step, _place_of_end(self._new.spec, outcome), None)
         for told, after in new.told.items():
             self._tell(pair, old, new, told, after)
         if new.waits and not old.speaks:
@@ -234,7 +234,7 @@ class _Search:
         if after != pair[1] and behind.waits:
             words = " or ".join(self._new.say_sent(label) for label in behind.speaks)
             reason = f"does not know {step}, after which it must send {words}"
-            mark = _place_of_step(self._new.protocol.spec, place)
+            mark = _place_of_step(self._new.spec, place)
             self._wrong("order-silent", reason, pair, step, mark, behind.speaks[0][0])
             return
         self._go(pair, (pair[0], after), step)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from bus.settings import Settings
 from bus.spec.change import Change, Level
 from bus.spec.field_diff import Fields, compare_fields
-from bus.spec.protocol import Protocol
 from bus.spec.syntax import Choice, Delivery, Loop, Mark, MessageDeclaration, Role, Scope, Send, Spec
+from bus.spec.version import Version
 from bus.spec.walk import steps
 
 _STRENGTH = (Delivery.AT_MOST_ONCE, Delivery.AT_LEAST_ONCE, Delivery.DURABLE)
@@ -34,11 +34,11 @@ class DeclarationDiff:
     of_role: dict[str, list[Change]] = field(default_factory=dict)
 
 
-def compare_declarations(old: Protocol, new: Protocol) -> DeclarationDiff:
+def compare_declarations(old: Version, new: Version) -> DeclarationDiff:
     """Return what has changed about the declarations from *old* to *new*."""
     found = DeclarationDiff()
-    if old.name != new.name:
-        text = f"the protocol was called {old.name!r} and is called {new.name!r}"
+    if old.spec.protocol != new.spec.protocol:
+        text = f"the protocol was called {old.spec.protocol!r} and is called {new.spec.protocol!r}"
         found.changes.append(Change(new.spec.mark, "protocol-renamed", Level.ERR, text, False, False))
     of_struct = _compare_structs(old.spec, new.spec)
     found.changes += [change for changes in of_struct.values() for change in changes]
@@ -196,7 +196,7 @@ def _count(role: Role) -> str:
 # -- time and numbers -----------------------------------------------------------------------------------
 
 
-def _compare_deadlines(old: Protocol, new: Protocol) -> Iterator[Change]:
+def _compare_deadlines(old: Version, new: Version) -> Iterator[Change]:
     before, after = _deadlines(old), _deadlines(new)
     present = _places(new.spec)
     for what, seconds in before.items():
@@ -218,9 +218,9 @@ def _compare_deadlines(old: Protocol, new: Protocol) -> Iterator[Change]:
             yield Change(present[what[:2]], "deadline-added", Level.INFO, f"{text} is new: {seconds:g} s")
 
 
-def _deadlines(protocol: Protocol) -> dict[tuple[str, str, int], float]:
+def _deadlines(version: Version) -> dict[tuple[str, str, int], float]:
     """Return (step or scope, role or "", which of several) → seconds, for every deadline that ever runs."""
-    tables = protocol.tables
+    tables = version.tables
     found: dict[tuple[str, str, int], float] = {}
 
     def add(step: str, role: str, seconds: float) -> None:
@@ -230,7 +230,7 @@ def _deadlines(protocol: Protocol) -> dict[tuple[str, str, int], float]:
     for timer in tables.timers:
         within = Settings().within if timer.within is None else timer.within
         if within != math.inf:
-            add(timer.step, protocol.roles[timer.role].name, within)
+            add(timer.step, version.roles[timer.role], within)
     for scope in tables.scopes:
         for seconds, _ in scope.timeouts:
             add(scope.name, "", seconds)
@@ -253,7 +253,7 @@ def _places(spec: Spec) -> dict[tuple[str, str], Mark]:
     return found
 
 
-def _compare_limits(old: Protocol, new: Protocol) -> Iterator[Change]:
+def _compare_limits(old: Version, new: Version) -> Iterator[Change]:
     before = {counter.name: counter.limit for counter in old.tables.counters}
     after = {counter.name: counter.limit for counter in new.tables.counters}
     known = {name for name, _ in _places(old.spec)}

@@ -13,8 +13,8 @@ from bus.spec.change import Bump, Change, Level, Misfit, RoleVerdict
 from bus.spec.conversation_diff import meet
 from bus.spec.declaration_diff import DeclarationDiff, compare_declarations
 from bus.spec.digest import NOT_MEANT, canonical
-from bus.spec.protocol import Protocol
 from bus.spec.syntax import Spec
+from bus.spec.version import Version
 
 _LENIENT = frozenset({"draft", "beta"})  # nobody was promised anything yet
 
@@ -45,10 +45,10 @@ class Diff:
         }
 
 
-def diff(old: Protocol, new: Protocol) -> Diff:
+def diff(old: Version, new: Version) -> Diff:
     """Return what has changed from *old* to *new*; LANGUAGE.md, "Evolution", is its law."""
     there, back = compare_declarations(old, new), compare_declarations(new, old)
-    names = dict.fromkeys(role.name for role in (*new.roles, *old.roles))
+    names = dict.fromkeys((*new.roles, *old.roles))
     verdicts = []
     changes = list(there.changes)
     for role in names:
@@ -58,7 +58,7 @@ def diff(old: Protocol, new: Protocol) -> Diff:
     if not changes and _meaning(old.spec) != _meaning(new.spec):
         text = "something else has changed, of which no rule of compatibility speaks"
         changes.append(Change(new.spec.mark, "other", Level.INFO, text))
-    required, made = _required(old, new, changes, verdicts), _made(old.version, new.version)
+    required, made = _required(old, new, changes, verdicts), _made(old.spec.version, new.spec.version)
     changes += _version_changes(old, new, changes, required, made)
     if old.spec.status in _LENIENT:
         changes = [replace(one, level=Level.WARN) if one.level is Level.ERR else one for one in changes]
@@ -67,20 +67,18 @@ def diff(old: Protocol, new: Protocol) -> Diff:
     return Diff(tuple(ordered), tuple(verdicts), required, made)
 
 
-def find_misfits(old: Protocol, new: Protocol, role: str) -> tuple[Misfit, ...]:
+def find_misfits(old: Version, new: Version, role: str) -> tuple[Misfit, ...]:
     """Return why agents that play *role* of *old* do not fit conversations of *new*; () where they do."""
-    if old.digest == new.digest:
-        return ()
     return tuple(_misfits(old, new, role, compare_declarations(old, new)))
 
 
-def _misfits(old: Protocol, new: Protocol, role: str, found: DeclarationDiff) -> list[Misfit]:
+def _misfits(old: Version, new: Version, role: str, found: DeclarationDiff) -> list[Misfit]:
     """Return all misfits of one role, the one with the shortest trace first."""
-    if role not in {one.name for one in old.roles}:
+    if role not in old.roles:
         return []  # there is nobody who could not fit
-    if role not in {one.name for one in new.roles}:
-        [mark] = [one.mark for one in old.roles if one.name == role]
-        return [Misfit("order-role", f"plays {role}, which is no role of {new.name} {new.version}", (), mark)]
+    if role not in new.roles:
+        mark = old.spec.roles[old.roles.index(role)].mark
+        return [Misfit("order-role", f"plays {role}, which is no role of {new.label}", (), mark)]
     meeting = meet(old, new, role)
     misfits = [
         Misfit(change.rule, change.message, (), change.mark)
@@ -100,12 +98,12 @@ def _misfits(old: Protocol, new: Protocol, role: str, found: DeclarationDiff) ->
             for change in found.of_message.get(message, ())
             if not change.old_receivers
         ]
-    if old.name != new.name:
-        misfits.append(Misfit("protocol-renamed", f"plays {old.name}, not {new.name}", (), new.spec.mark))
+    if old.spec.protocol != new.spec.protocol:
+        misfits.append(Misfit("protocol-renamed", f"plays {old.label}, not {new.label}", (), new.spec.mark))
     return sorted(misfits, key=lambda one: len(one.trace))
 
 
-def _order_changes(misfits: Iterable[Misfit], old: Protocol, new: Protocol, role: str) -> Iterator[Change]:
+def _order_changes(misfits: Iterable[Misfit], old: Version, new: Version, role: str) -> Iterator[Change]:
     """Yield the misfits of old agents that no declaration tells of already."""
     deprecated = {one.name for one in old.spec.messages if one.deprecated}
     present = {one.name for one in new.spec.messages}
@@ -115,7 +113,7 @@ def _order_changes(misfits: Iterable[Misfit], old: Protocol, new: Protocol, role
         was_announced = misfit.rule == "order-sends" and misfit.message in deprecated - present
         yield Change(
             misfit.mark, misfit.rule, Level.WARN if was_announced else Level.ERR,
-            f"{role} of {old.version} {misfit.reason}",
+            f"{role} of {old.spec.version} {misfit.reason}",
             old_senders=misfit.rule not in ("order-sends", "order-silent"),
             old_receivers=misfit.rule not in ("order-receives", "order-end"),
             role=role, trace=misfit.trace,
@@ -125,7 +123,7 @@ def _order_changes(misfits: Iterable[Misfit], old: Protocol, new: Protocol, role
 # -- versions -------------------------------------------------------------------------------------------
 
 
-def _required(old: Protocol, new: Protocol, changes: list[Change], verdicts: list[RoleVerdict]) -> Bump:
+def _required(old: Version, new: Version, changes: list[Change], verdicts: list[RoleVerdict]) -> Bump:
     if not changes:
         return Bump.NONE if _meaning(old.spec, words=True) == _meaning(new.spec, words=True) else Bump.PATCH
     breaks = any(one.level is Level.ERR for one in changes) or any(one.old_in_new for one in verdicts)
@@ -140,21 +138,25 @@ def _made(old: str, new: str) -> Bump:
     return (Bump.MAJOR, Bump.MINOR, Bump.PATCH)[place]
 
 
-def _version_changes(
-    old: Protocol, new: Protocol, changes: list[Change], required: Bump, made: Bump
-) -> Iterator[Change]:
+def _version_changes(old: Version, new: Version, changes: list[Change], required: Bump, made: Bump) -> Iterator[Change]:
     """Yield what is wrong about the version itself; no more serious than the changes that ask for it."""
     mark = new.spec.mark
-    if _numbers(new.version) < _numbers(old.version):
-        yield Change(mark, "version-lowered", Level.ERR, f"the version was {old.version} and is {new.version}")
+    if _numbers(new.spec.version) < _numbers(old.spec.version):
+        yield Change(
+            mark, "version-lowered", Level.ERR, f"the version was {old.spec.version} and is {new.spec.version}"
+        )
         return
     bumps = tuple(Bump)
     if bumps.index(made) >= bumps.index(required):
         return
     worst = next((level for level in Level if any(one.level is level for one in changes)), Level.INFO)
     level = Level.WARN if worst is Level.INFO and required is not Bump.PATCH else worst
-    text = f"the changes ask for a {required} version, and the version went from {old.version} to {new.version}"
-    yield Change(mark, "version-bump", level, text, suggestion=f"set the version to {_next(old.version, required)}")
+    text = (
+        f"the changes ask for a {required} version, and the version went from {old.spec.version} to {new.spec.version}"
+    )
+    yield Change(
+        mark, "version-bump", level, text, suggestion=f"set the version to {_next(old.spec.version, required)}"
+    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:
