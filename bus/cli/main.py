@@ -24,6 +24,7 @@ from bus.log import configure_logging
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bus.cli.project": ("Projects", ("init", "doctor")),
     "bus.cli.specs": ("Specs", ("check", "draw")),
+    "bus.cli.diff": ("Specs", ("diff",)),
     "bus.cli.processes": ("Processes", ("up", "down", "status", "logs")),
     "bus.cli.launching": ("Processes", ("launch",)),
     "bus.cli.broker_process": ("Processes", ("broker",)),

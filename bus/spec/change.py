@@ -49,6 +49,7 @@ class Change:
         old_senders: Whether what agents of the old version send still is what the new version reads.
         old_receivers: Whether agents of the old version can read what the new version sends.
         role: The role that the change is about, if it is about one.
+        subject: The message type, field (``"Submit.deadline"``), key or role that is declared otherwise.
         trace: Where order is concerned, the shortest series of steps that shows it.
     """
 
@@ -59,6 +60,7 @@ class Change:
     old_senders: bool = True
     old_receivers: bool = True
     role: str | None = None
+    subject: str = ""
     trace: tuple[str, ...] = ()
     suggestion: str | None = None
 

@@ -187,8 +187,7 @@ class _Search:
         old, new = self._old.state(pair[0]), self._new.state(pair[1])
         if new.fails:
             return
-        for sent in sorted(old.sent):
-            self._send(pair, old, new, sent)
+        self._send_all(pair, old, new)
         for received in sorted(new.received):
             self._receive(pair, old, new, received)
         for outcome in sorted(new.ends - old.ends - _ANY_TIME):
@@ -203,14 +202,24 @@ class _Search:
             mark = self._new.place(self._new.role, message)
             self._wrong("order-silent", f"does not send {words}, which is waited for", pair, None, mark, message)
 
-    def _send(self, pair: _Pair, old: _State, new: _State, label: _Sent) -> None:
-        step = self._old.say_sent(label)
-        if label not in new.sent:
-            mark = self._old.place(self._old.role, label[0])
-            self._wrong("order-sends", f"may send {step}, which is not allowed here", pair, step, mark, label[0])
-            return
-        self._found.sent.setdefault(label[0], (*self._trace(pair), step))
-        self._go(pair, (old.sent[label], new.sent[label]), step)
+    def _send_all(self, pair: _Pair, old: _State, new: _State) -> None:
+        wrong = [label for label in sorted(old.sent) if label not in new.sent]
+        if len(wrong) > 1 and not any(label in new.sent for label in old.speaks):
+            words = ", ".join(message for message, _ in wrong)
+            self._send_wrong(pair, wrong[0], f"may speak ({words}), and it is not its turn here")
+            self._seen.update(("order-sends", self._old.say_sent(label)) for label in wrong)
+        else:
+            for label in wrong:
+                self._send_wrong(pair, label, f"may send {self._old.say_sent(label)}, which is not allowed here")
+        for label in sorted(old.sent):
+            if label in new.sent:
+                step = self._old.say_sent(label)
+                self._found.sent.setdefault(label[0], (*self._trace(pair), step))
+                self._go(pair, (old.sent[label], new.sent[label]), step)
+
+    def _send_wrong(self, pair: _Pair, label: _Sent, reason: str) -> None:
+        mark = self._old.place(self._old.role, label[0])
+        self._wrong("order-sends", reason, pair, self._old.say_sent(label), mark, label[0])
 
     def _receive(self, pair: _Pair, old: _State, new: _State, label: _Received) -> None:
         step = self._new.say_received(label)

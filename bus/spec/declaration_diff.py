@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bus.settings import Settings
 from bus.spec.change import Change, Level
@@ -71,7 +71,8 @@ def _compare_messages(old: Spec, new: Spec, of_struct: Mapping[str, list[Change]
         if name not in before:
             found.changes.append(Change(message.mark, "message-added", Level.INFO, f"{name} is a new message type"))
             continue
-        changes = [*_compare_message(before[name], message, old, new)]
+        found_here = _compare_message(before[name], message, old, new)
+        changes = [one if one.subject else replace(one, subject=name) for one in found_here]
         found.changes += changes
         held = _structs_in(before[name], old) | _structs_in(message, new)
         found.of_message[name] = changes + [one for struct in sorted(held) for one in of_struct.get(struct, ())]
@@ -129,7 +130,7 @@ def _compare_keys(old: Spec, new: Spec, found: DeclarationDiff) -> None:
     for key in new.keys:
         if key not in old.keys:
             text = f"{key!r} is a key now: old senders may change its value during a conversation"
-            change = Change(new.mark, "key-added", Level.ERR, text, old_senders=False)
+            change = Change(new.mark, "key-added", Level.ERR, text, old_senders=False, subject=key)
             found.changes.append(change)
             for message in new.messages:
                 if any(one.name == key for one in message.fields):

@@ -16,6 +16,25 @@ from bus.spec.digest import NOT_MEANT, canonical
 from bus.spec.syntax import Spec
 from bus.spec.version import Version
 
+# Why a message does not fit that is declared otherwise, from the side of whoever sends or reads it.
+_REASONS = {
+    "field-added-required": "it leaves out {}, which is required there",
+    "field-removed-required": "it requires {}, which is not there",
+    "field-renamed": "{} has another name there",
+    "reserved-name-reused": "{} means something else there",
+    "type-changed": "{} is of another type there",
+    "type-widened": "{} may hold more there",
+    "type-narrowed": "{} may hold less there",
+    "constraint-tightened": "{} has tighter limits there",
+    "constraint-loosened": "{} has looser limits there",
+    "enum-value-removed": "{} has fewer values there",
+    "enum-value-added": "{} has more values there",
+    "rule-added": "{} has a rule there that it does not know",
+    "key-added": "{} is a key there",
+    "delivery-weakened": "{} is delivered less surely there",
+    "cardinality-narrowed": "fewer may play {} there",
+    "role-changed": "{} is of another kind there",
+}
 _LENIENT = frozenset({"draft", "beta"})  # nobody was promised anything yet
 
 
@@ -38,7 +57,7 @@ class Diff:
     def as_json(self) -> dict[str, object]:
         """Return the diff as plain values, for programs."""
         return {
-            "changes": [change.as_json() for change in self.changes],
+            "findings": [change.as_json() for change in self.changes],
             "roles": [verdict.as_json() for verdict in self.verdicts],
             "required_bump": str(self.required),
             "made_bump": str(self.made),
@@ -80,24 +99,17 @@ def _misfits(old: Version, new: Version, role: str, found: DeclarationDiff) -> l
         mark = old.spec.roles[old.roles.index(role)].mark
         return [Misfit("order-role", f"plays {role}, which is no role of {new.label}", (), mark)]
     meeting = meet(old, new, role)
-    misfits = [
-        Misfit(change.rule, change.message, (), change.mark)
-        for change in found.of_role.get(role, ())
-        if not (change.old_senders and change.old_receivers)
-    ]
-    misfits += meeting.misfits
-    for message, trace in meeting.sent.items():
-        misfits += [
-            Misfit(change.rule, change.message, trace, change.mark, message)
-            for change in found.of_message.get(message, ())
-            if not change.old_senders
-        ]
-    for message, trace in meeting.received.items():
-        misfits += [
-            Misfit(change.rule, change.message, trace, change.mark, message)
-            for change in found.of_message.get(message, ())
-            if not change.old_receivers
-        ]
+    misfits = [*meeting.misfits]
+    for change in found.of_role.get(role, ()):
+        if not (change.old_senders and change.old_receivers):
+            misfits.append(Misfit(change.rule, _REASONS[change.rule].format(role), (), change.mark))
+    for messages, sends in ((meeting.sent, True), (meeting.received, False)):
+        for message, trace in messages.items():
+            for change in found.of_message.get(message, ()):
+                if not (change.old_senders if sends else change.old_receivers):
+                    what = f"may send a {message} that is refused" if sends else f"cannot read every {message}"
+                    reason = f"{what}: {_REASONS[change.rule].format(change.subject)}"
+                    misfits.append(Misfit(change.rule, reason, trace, change.mark, message))
     if old.spec.protocol != new.spec.protocol:
         misfits.append(Misfit("protocol-renamed", f"plays {old.label}, not {new.label}", (), new.spec.mark))
     return sorted(misfits, key=lambda one: len(one.trace))

@@ -7,7 +7,7 @@ other languages too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from bus.spec.change import Change, Level
@@ -37,22 +37,29 @@ class Fields:
 def compare_fields(old: Fields, new: Fields) -> Iterator[Change]:
     """Yield what has changed about the fields, in the order of the new version, then what has vanished."""
     renamed = _renamed(old, new)
-    for field in new.fields:
-        before = old.get(field.name)
-        if before is not None:
-            yield from _compare(f"{new.owner}.{field.name}", before, field)
-        elif field.name in renamed.values():
-            name = next(name for name, later in renamed.items() if later == field.name)
-            text = f"{new.owner}.{name} is called {field.name!r} now"
-            yield Change(
-                field.mark, "field-renamed", Level.ERR, text, False, False,
-                suggestion=f"keep {name!r}, or add {field.name!r} as an optional field beside it",
-            )  # fmt: skip
-        else:
-            yield _added(field, old, new)
-    for field in old.fields:
-        if new.get(field.name) is None and field.name not in renamed:
-            yield _removed(field, new)
+    for field in (*new.fields, *old.fields):
+        where = f"{new.owner}.{field.name}"
+        for change in _changes(field, old, new, renamed):
+            yield replace(change, subject=where)
+
+
+def _changes(field: Field, old: Fields, new: Fields, renamed: Mapping[str, str]) -> Iterable[Change]:
+    """Return what is to be said about *field*: one of the new version, or of the old one and gone."""
+    before, after = old.get(field.name), new.get(field.name)
+    if after is not field:
+        return () if after is not None or field.name in renamed else (_removed(field, new),)
+    if before is not None:
+        return _compare(f"{new.owner}.{field.name}", before, field)
+    for name, later in renamed.items():
+        if later == field.name:
+            return (_taken_for(field, name, new),)
+    return (_added(field, old, new),)
+
+
+def _taken_for(field: Field, name: str, new: Fields) -> Change:
+    text = f"{new.owner}.{name} is called {field.name!r} now"
+    hint = f"keep {name!r}, or add {field.name!r} as an optional field beside it"
+    return Change(field.mark, "field-renamed", Level.ERR, text, False, False, suggestion=hint)
 
 
 def is_required(field: Field) -> bool:
