@@ -103,17 +103,10 @@ class Admission:
         state = self._state
         existing = state.find(conversation_id)
         if existing is not None:
-            self._attach(session, n, existing, role)
+            self._attach(session, n, existing, role, session.numbers.get(number))
             return
-        digest = session.numbers.get(number)
-        if digest is None or not 0 <= role < len(state.protocols[digest].roles):
-            self.refuse(
-                session,
-                n,
-                Refusal("unknown-protocol", f"expected a protocol number of WELCOME, got {number!r}"),
-            )
-            return
-        refusal = check_opening(state, digest, conversation_id, bindings, parent)
+        digest = session.numbers.get(number, "")
+        refusal = check_opening(state, digest, role, conversation_id, bindings, parent)
         if refusal is not None:
             self.refuse(session, n, refusal)
             return
@@ -123,7 +116,7 @@ class Admission:
         conversation = state.conversations[conversation_id]
         self._dispatch.lease(conversation, conversation.mailboxes[role], session)
 
-    def _attach(self, session: Session, n: int, conversation: Conversation, role: int) -> None:
+    def _attach(self, session: Session, n: int, conversation: Conversation, role: int, digest: str | None) -> None:
         state = self._state
         mailbox = conversation.mailboxes[role] if 0 <= role < len(conversation.mailboxes) else None
         if mailbox is None or role != conversation.opener or mailbox.agent != session.name:
@@ -131,7 +124,7 @@ class Admission:
             text = f"conversation {show_id(conversation.conversation_id)} was opened by {opener!r}"
             self.refuse(session, n, Refusal("not-yours", text))
             return
-        if conversation.digest not in session.protocols:
+        if conversation.digest != digest:
             text = f"the conversation was opened with {conversation.protocol!r}; name that text in HELLO"
             self.refuse(session, n, Refusal("unknown-protocol", text))
             return
@@ -187,16 +180,18 @@ class Admission:
         self._follow(self._history.admit(conversation, mailbox, session.name, move, *message))
 
     def _mailbox_of(self, session: Session, conversation: Conversation, role: int) -> Mailbox | None:
-        """Return the role's mailbox where the session may speak for it (14)."""
+        """Return the role's mailbox where the session may speak for it (14, 15)."""
+        state = self._state
         if not 0 <= role < len(conversation.mailboxes):
             return None
         mailbox = conversation.mailboxes[role]
         if mailbox.session is session:
             return mailbox
         if mailbox.agent == session.name:
-            return mailbox if conversation.digest in session.protocols else None
+            is_known = conversation.digest in session.protocols
+            return mailbox if is_known or state.versions.may_play(session, conversation.digest, role) else None
         offered = mailbox.player is None and (not mailbox.offered or session.name in mailbox.offered)
-        return mailbox if offered and (conversation.digest, role) in session.plays else None
+        return mailbox if offered and state.versions.may_play(session, conversation.digest, role) else None
 
     def _pass_on(self, conversation: Conversation, mailbox: Mailbox, record: Record) -> None:
         """Deliver an at-most-once message: never journaled, never steps a state (4, 13)."""

@@ -72,12 +72,19 @@ class Dispatch:
         mailbox.fence = state.new_fence()
         mailbox.told_nobody = False
         session.leases[conversation.conversation_id, mailbox.role] = None
+        self.teach(session, conversation.digest)
         state.waiting.pop(mailbox, None)
         keeper = (session.name, session.instance)
         if mailbox.role != conversation.opener and mailbox.keeper != keeper:
             mailbox.keeper = keeper
             row: Record = ["lease", conversation.conversation_id, mailbox.role, *keeper]
             state.ledger.journal(row, session=None, n=0, urgent=False, now=state.now)
+
+    def teach(self, session: Session, digest: str) -> None:
+        """Hand *session* the text of a version that it fits and has not named, before anything comes under it."""
+        if digest not in session.protocols:
+            facts = {"number": session.number(digest), "source": self._state.protocols[digest].spec.source}
+            self._state.send(session, [int(Kind.NOTICE), "protocol", facts])
 
     def adopt(
         self, conversation: Conversation, mailbox: Mailbox, session: Session, *, fence: int, position: int
@@ -90,6 +97,7 @@ class Dispatch:
         mailbox.session = session
         mailbox.fence = mailbox.told_fence = fence
         session.leases[conversation.conversation_id, mailbox.role] = None
+        self.teach(session, conversation.digest)
         self._state.waiting.pop(mailbox, None)
         while mailbox.queued and mailbox.queued[0].position <= position:
             delivery = mailbox.queued.popleft()
@@ -208,9 +216,10 @@ class Dispatch:
         registry = self._state.registry
         if mailbox.keeper is not None and self._state.now < self._state.grace_until:
             session = registry.find(*mailbox.keeper)
-            return session if session and (conversation.digest, mailbox.role) in session.plays else None
+            fits = session is not None and self._state.versions.may_play(session, conversation.digest, mailbox.role)
+            return session if fits else None
         names = (mailbox.player,) if mailbox.player is not None else mailbox.offered
-        return registry.player(conversation.digest, mailbox.role, names=names)
+        return registry.player(self._state.versions.suitable(conversation.digest, mailbox.role), names=names)
 
     def _is_held_back(self, name: str, mailbox: Mailbox) -> bool:
         suspects = self._state.suspects.get(name)

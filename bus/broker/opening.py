@@ -1,9 +1,11 @@
-"""May a conversation be opened as asked? (RULES.md 14, 17)"""
+"""May a conversation be opened as asked? (RULES.md 14, 15, 17)"""
 
 from __future__ import annotations
 
 from bus.broker.refusal import Refusal
+from bus.broker.registry import Session
 from bus.broker.state import BrokerState
+from bus.broker.versions import Names
 from bus.ids import ID_BYTES
 from bus.wire.record import Record, fits
 
@@ -11,16 +13,51 @@ _PARENT_SHAPE = ((bytes,), (int,), (int,), (int,))
 
 
 def check_opening(
-    state: BrokerState, digest: str, conversation_id: bytes, bindings: dict[object, object], parent: Record | None
+    state: BrokerState,
+    digest: str,
+    role: int,
+    conversation_id: bytes,
+    bindings: dict[str, list[str]],
+    parent: Record | None,
 ) -> Refusal | None:
-    """Return why OPEN must be refused, or None."""
+    """Return why OPEN under the version *digest* ("" where its number is unknown) must be refused, or None."""
+    if not digest or not 0 <= role < len(state.protocols[digest].roles):
+        return Refusal("unknown-protocol", "expected a protocol number of WELCOME, and a role of that protocol")
     if len(conversation_id) != ID_BYTES:
         return Refusal("malformed", f"expected an id of {ID_BYTES} bytes, got {len(conversation_id)}")
-    roles = {role.name for role in state.protocols[digest].roles}
-    for role, names in bindings.items():
-        if role not in roles or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            return Refusal("malformed", f"expected bindings of a role to agent names, got {role!r}: {names!r}")
+    roles = [one.name for one in state.protocols[digest].roles]
+    for bound, names in bindings.items():
+        if bound not in roles or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return Refusal("malformed", f"expected bindings of a role to agent names, got {bound!r}: {names!r}")
+    if state.versions.blocked(digest, roles[role], bindings):
+        return no_common_version(state, digest, roles[role], bindings)
     return None if parent is None else _check_parent(state, parent)
+
+
+def no_common_version(state: BrokerState, digest: str, role: str, names: Names) -> Refusal:
+    """Return the refusal of a conversation that would have no version which all can play (15)."""
+    return Refusal("no-common-version", state.versions.explain(digest, role, names=names)[0])
+
+
+def find_pin(
+    state: BrokerState, session: Session, digest: str, role: str, *, conversation_id: bytes, names: Names
+) -> str | Refusal:
+    """Return the digest of the version that a conversation would follow, opened by *role* of *digest* (15).
+
+    One that is open already keeps the version that it began with.
+    """
+    if digest not in session.protocols or role not in [one.name for one in state.protocols[digest].roles]:
+        return Refusal("unknown-protocol", f"expected a protocol that this session named, and a role of it: {role!r}")
+    existing = state.find(conversation_id)
+    if existing is None or existing.protocol.identity != state.protocols[digest].identity:
+        chosen = state.versions.choose(digest, role, names=names)
+        return no_common_version(state, digest, role, names) if chosen is None else chosen
+    misfits = state.versions.misfits(digest, existing.digest, role)
+    if misfits:
+        own, pinned = state.protocols[digest], existing.protocol
+        text = f"the conversation follows {pinned.name} {pinned.version}, in which {role} of {own.version} "
+        return Refusal("no-common-version", text + misfits[0].reason)
+    return existing.digest
 
 
 def _check_parent(state: BrokerState, parent: Record) -> Refusal | None:

@@ -7,6 +7,7 @@ from collections import deque
 from bus.wire.record import Record
 
 LeaseKey = tuple[bytes, int]  # (conversation id, role)
+Play = tuple[str, int]  # (protocol digest, role)
 
 
 class Session:
@@ -126,13 +127,12 @@ class Registry:
         """Return whether any instance of *name* is registered."""
         return name in self._by_name
 
-    def player(self, digest: str, role: int, *, names: tuple[str, ...]) -> Session | None:
-        """Return the least loaded session that plays the role, among *names* where any are given."""
-        wanted = (digest, role)
+    def player(self, wanted: frozenset[Play], *, names: tuple[str, ...]) -> Session | None:
+        """Return the least loaded session that plays one of *wanted*, among *names* where any are given."""
         best: Session | None = None
         for name in names or tuple(self._by_name):
             for session in self._by_name.get(name, {}).values():
-                if wanted in session.plays and (best is None or len(session.leases) < len(best.leases)):
+                if not wanted.isdisjoint(session.plays) and (best is None or len(session.leases) < len(best.leases)):
                     best = session
         return best
 
