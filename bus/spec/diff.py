@@ -107,7 +107,7 @@ def _misfits(old: Version, new: Version, role: str, found: DeclarationDiff) -> l
         for message, trace in messages.items():
             for change in found.of_message.get(message, ()):
                 if not (change.old_senders if sends else change.old_receivers):
-                    what = f"may send a {message} that is refused" if sends else f"cannot read every {message}"
+                    what = f"its {message} may be refused" if sends else f"cannot read every {message}"
                     reason = f"{what}: {_REASONS[change.rule].format(change.subject)}"
                     misfits.append(Misfit(change.rule, reason, trace, change.mark, message))
     if old.spec.protocol != new.spec.protocol:
