@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from bus.errors import NotAllowed
 from bus.ids import show_id
+from bus.sdk.translation import translated_types
 from bus.spec.protocol import Delivery, Protocol
 from bus.spec.tables import Move
 
@@ -27,20 +28,26 @@ class Part:
     """One role of one protocol.
 
     Attributes:
+        own: The protocol that the program is written against: *protocol*, or another version of it. Messages
+            are of its classes (see ``translation``).
         choices: For each state of the role's machine: message type → its (address, move) pairs.
         type_of: Model class → message type.
         lossy: For each message type whether it is at-most-once.
     """
 
-    __slots__ = ("choices", "lossy", "machine", "messages", "name", "protocol", "role", "type_of")
+    __slots__ = ("choices", "lossy", "machine", "messages", "name", "own", "protocol", "role", "type_of")
 
-    def __init__(self, protocol: Protocol, role: int) -> None:
+    def __init__(self, protocol: Protocol, role: int, own: Protocol | None = None) -> None:
         self.protocol = protocol
+        self.own = protocol if own is None else own
         self.role = role
         self.name = protocol.roles[role].name
         self.machine = protocol.tables.machines[role]
         self.messages: tuple[MessageType, ...] = protocol.messages
-        self.type_of = protocol.type_of
+        self.type_of: dict[type[BaseModel], int] = protocol.type_of
+        if self.own is not protocol:
+            self.messages = translated_types(self.own, protocol)
+            self.type_of = {**protocol.type_of, **{one.model: one.index for one in self.messages}}
         self.lossy = tuple(message.delivery is Delivery.AT_MOST_ONCE for message in protocol.messages)
         choices: list[dict[int, tuple[tuple[int, Move], ...]]] = []
         for moves in self.machine.send:
@@ -121,6 +128,10 @@ class Part:
 
 
 @lru_cache(maxsize=256)
-def part_of(protocol: Protocol, role: int) -> Part:
-    """Return the part of *role* (its index) in *protocol*; the same object each time."""
-    return Part(protocol, role)
+def part_of(protocol: Protocol, role: int, own: Protocol | None = None) -> Part:
+    """Return the part of *role* (its index) in *protocol*; the same object each time.
+
+    Args:
+        own: The version that the program is written against, where that is another one.
+    """
+    return Part(protocol, role, own)

@@ -30,6 +30,7 @@ from bus.sdk.pump import Place, Pumps
 from bus.sdk.seat import ATTEMPT, BODY, FENCE, MESSAGE_ID, POSITION, PROTOCOL, ROLE, SAVED, TYPE, Seat, SeatState
 from bus.sdk.session import Key, Session
 from bus.sdk.turn import Turn
+from bus.spec.protocol import Protocol
 from bus.wire.codec import decode_body
 from bus.wire.record import NOTICE_TYPE, Kind, Record
 
@@ -97,8 +98,8 @@ class Runtime:
             if record[FENCE] < old.seat.fence:
                 return None
             self._drop(old, LeaseLost("the delivery came again under another lease"))
-        protocol = self.link.session.protocol_of(record[PROTOCOL])
-        table = self._tables.get((protocol.digest, record[ROLE]))
+        protocol = self.link.session.numbering.of_broker(record[PROTOCOL])
+        table = self._tables.get((protocol.digest, record[ROLE])) or self._adapt(protocol, record[ROLE])
         if table is None:
             return None  # of a child that its caller has not opened again yet; it is delivered anew then
         seat = Seat(record[1], table.part)
@@ -106,6 +107,16 @@ class Runtime:
         seat.epoch = -1  # so that the broker's word on the state counts for the first delivery
         place = self._places[key] = Place(seat, SeatState(record[SAVED], self._state_bytes), table)
         return place
+
+    def _adapt(self, protocol: Protocol, role: int) -> HandlerTable | None:
+        """Return the handlers of the same role of another version, for a conversation pinned at *protocol* (15)."""
+        name = protocol.roles[role].name
+        for table in self._tables.values():
+            part = table.part
+            if part.name == name and part.protocol is part.own and part.own.identity == protocol.identity:
+                adapted = self._tables[protocol.digest, role] = table.for_version(protocol)
+                return adapted
+        return None
 
     def on_refused(self, record: Record, error: Refused) -> None:
         """A record changed nothing: its turn, or its child conversation, is void."""
