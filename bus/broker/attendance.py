@@ -178,8 +178,10 @@ class Attendance:
         for digest, index in sorted(roles):
             if state.now < state.grace_until and digest in state.known_before:
                 continue
-            role = state.protocols[digest].roles[index].name
-            if state.versions.choose(digest, role, names={}, without=older) is None:
+            names = [one.name for one in state.protocols[digest].roles]
+            role = names[index]
+            own = frozenset(names[other] for one, other in roles if one == digest)
+            if state.versions.choose(digest, role, names={}, without=older, own=own) is None:
                 text, facts = state.versions.explain(digest, role, names={}, without=older)
                 raise HelloRefused("no-common-version", text, {"diff": facts})
 

@@ -17,7 +17,7 @@ def check_opening(
     digest: str,
     role: int,
     conversation_id: bytes,
-    bindings: dict[str, list[str]],
+    bindings: dict[object, object],
     parent: Record | None,
 ) -> Refusal | None:
     """Return why OPEN under the version *digest* ("" where its number is unknown) must be refused, or None."""
@@ -26,11 +26,13 @@ def check_opening(
     if len(conversation_id) != ID_BYTES:
         return Refusal("malformed", f"expected an id of {ID_BYTES} bytes, got {len(conversation_id)}")
     roles = [one.name for one in state.protocols[digest].roles]
-    for bound, names in bindings.items():
-        if bound not in roles or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            return Refusal("malformed", f"expected bindings of a role to agent names, got {bound!r}: {names!r}")
-    if state.versions.blocked(digest, roles[role], bindings):
-        return no_common_version(state, digest, roles[role], bindings)
+    names: dict[str, list[str]] = {}
+    for bound, agents in bindings.items():
+        if bound not in roles or not isinstance(agents, list) or not all(isinstance(agent, str) for agent in agents):
+            return Refusal("malformed", f"expected bindings of a role to agent names, got {bound!r}: {agents!r}")
+        names[str(bound)] = agents
+    if state.versions.blocked(digest, roles[role], names):
+        return no_common_version(state, digest, roles[role], names)
     return None if parent is None else _check_parent(state, parent)
 
 

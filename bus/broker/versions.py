@@ -17,6 +17,7 @@ from bus.spec.protocol import Protocol
 from bus.spec.version import version_of
 
 Names = Mapping[str, Sequence[str]]  # role → the only agents that may play it
+_NOBODY: frozenset[str] = frozenset()
 _SHOWN_MISFITS = 3  # of one role in one direction; more would hide them
 
 
@@ -32,8 +33,9 @@ class Versions:
         self._protocols = protocols
         self._registry = registry
         self._misfits: dict[tuple[str, str, str], tuple[Misfit, ...]] = {}
-        self._n_known = 0
+        self._seen = (-1, -1)  # how many protocols and comings and goings there were at the last look
         self._of_identity: dict[str, list[str]] = {}
+        self._played: dict[str, frozenset[str]] = {}
         self._suitable: dict[Play, frozenset[Play]] = {}
 
     def beside(self, digest: str) -> list[str]:
@@ -53,13 +55,13 @@ class Versions:
         return found
 
     def suitable(self, digest: str, role: int) -> frozenset[Play]:
-        """Return every (digest, role) of which an agent may take *role* in a conversation of *digest*."""
+        """Return every (digest, role) that somebody plays and which may take *role* in a conversation of *digest*."""
         self._look()
         found = self._suitable.get((digest, role))
         if found is None:
             name = self._protocols[digest].roles[role].name
-            plays = set()
-            for other in self.beside(digest):
+            plays = {(digest, role)}
+            for other in self.played(digest):
                 names = [one.name for one in self._protocols[other].roles]
                 if name in names and not self.misfits(other, digest, name):
                     plays.add((other, names.index(name)))
@@ -82,42 +84,53 @@ class Versions:
                     return True
         return False
 
-    def played(self, digest: str) -> set[str]:
+    def played(self, digest: str) -> frozenset[str]:
         """Return the versions of that protocol which somebody live plays."""
-        beside = set(self.beside(digest))
-        return {one for session in self._registry.sessions() for one, _ in session.plays if one in beside}
+        beside = self.beside(digest)
+        found = self._played.get(digest)
+        if found is None:
+            plays = {one for session in self._registry.sessions() for one, _ in session.plays}
+            found = self._played[digest] = frozenset(plays.intersection(beside))
+        return found
 
     # -- opening --------------------------------------------------------------------------------------
 
-    def choose(self, digest: str, role: str, *, names: Names, without: Session | None = None) -> str | None:
+    def choose(
+        self, digest: str, role: str, *, names: Names, without: Session | None = None, own: frozenset[str] = _NOBODY
+    ) -> str | None:
         """Return the version for a conversation that *role* of *digest* opens, or None where there is none.
 
         Args:
             names: Who alone may play which role.
             without: A session that does not count any more.
+            own: Other roles of *digest* that the opener plays itself.
         """
-        if len(self.beside(digest)) == 1:
+        if self.played(digest) <= {digest}:
             return digest
         candidates = {digest, *self.played(digest)}
         order = sorted(candidates, key=lambda one: (self._number(one), one == digest, one), reverse=True)
         for candidate in order:
-            if not self.misfits(digest, candidate, role) and not self.blocked(candidate, role, names, without):
+            plays = own if candidate == digest else _NOBODY
+            if not self.misfits(digest, candidate, role) and not self.blocked(candidate, role, names, without, plays):
                 return candidate
         return None
 
-    def blocked(self, digest: str, role: str, names: Names, without: Session | None = None) -> dict[str, list[Session]]:
+    def blocked(
+        self, digest: str, role: str, names: Names, without: Session | None = None, own: frozenset[str] = _NOBODY
+    ) -> dict[str, list[Session]]:
         """Return role → its players, for each role that is played but by nobody who fits the version *digest*.
 
         Args:
             role: Who opens, and so plays itself.
             names: As for ``choose``.
             without: As for ``choose``.
+            own: As for ``choose``.
         """
-        if len(self.beside(digest)) == 1:
+        if self.played(digest) <= {digest}:
             return {}
         found = {}
         for index, other in enumerate(self._protocols[digest].roles):
-            if other.human or other.name == role:
+            if other.human or other.name == role or other.name in own:
                 continue
             players = self._players(digest, other.name, names.get(other.name, ()), without)
             if players and not any(self.may_play(session, digest, index) for session in players):
@@ -178,11 +191,13 @@ class Versions:
         return tuple(int(number) for number in self._protocols[digest].version.split("."))
 
     def _look(self) -> None:
-        """Take in the protocols that came since the last look."""
-        if len(self._protocols) == self._n_known:
+        """Forget what no longer holds where protocols came, or agents came or went, since the last look."""
+        seen = (len(self._protocols), self._registry.n_changes)
+        if seen == self._seen:
             return
-        self._n_known = len(self._protocols)
+        self._seen = seen
         self._suitable.clear()
+        self._played.clear()
         self._of_identity.clear()
         for digest, protocol in self._protocols.items():
             self._of_identity.setdefault(protocol.identity, []).append(digest)

@@ -149,6 +149,15 @@ def test_own_earlier_life_does_not_stand_in_the_way(desk: Desk) -> None:
     assert newcomer.take(Kind.WELCOME)
 
 
+def test_agent_that_plays_every_role_itself_needs_nobody_else(desk: Desk) -> None:
+    desk.peer("worker", plays=["worker"])
+    at(desk, PAUSING)
+
+    desk.peer("alone", plays=["client", "worker"])
+
+    assert {agent["name"] for agent in desk.query(desk.peer("asker"), "status")["agents"]} >= {"worker", "alone"}
+
+
 def test_after_a_restart_whoever_was_let_in_before_is_let_in_in_any_order(desk: Desk) -> None:
     desk.peer("worker", plays=["worker"])
     greet(desk, "new worker", PAUSING, "worker")
