@@ -214,7 +214,8 @@ class _Search:
         for label in sorted(old.sent):
             if label in new.sent:
                 step = self._old.say_sent(label)
-                self._found.sent.setdefault(label[0], (*self._trace(pair), step))
+                if label[0] not in self._found.sent:
+                    self._found.sent[label[0]] = (*self._trace(pair), step)
                 self._go(pair, (old.sent[label], new.sent[label]), step)
 
     def _send_wrong(self, pair: _Pair, label: _Sent, reason: str) -> None:
@@ -227,8 +228,8 @@ class _Search:
             mark = self._new.place(label[0], label[1])
             self._wrong("order-receives", f"cannot take {step} here", pair, step, mark, label[1])
             return
-        if label[2]:
-            self._found.received.setdefault(label[1], (*self._trace(pair), step))
+        if label[2] and label[1] not in self._found.received:
+            self._found.received[label[1]] = (*self._trace(pair), step)
         self._go(pair, (old.received[label], new.received[label]), step)
 
     def _tell(self, pair: _Pair, old: _State, new: _State, told: _Told, after: int) -> None:

@@ -1,8 +1,12 @@
 """The rule table of LANGUAGE.md, "Evolution": one row, one test; OS and OR as its columns say."""
 
+import re
+from pathlib import Path
+
 import pytest
 from protocol_text import small
 
+import bus.spec
 from bus.spec.change import Bump, Change, Level, Verdict
 from bus.spec.diff import Diff, diff
 from bus.spec.version import read_version
@@ -315,3 +319,21 @@ def test_most_serious_changes_come_first() -> None:
 
     levels = [change.level for change in found.changes]
     assert levels == sorted(levels, key=list(Level).index)
+
+
+# -- the page that lists the findings -------------------------------------------------------------------
+
+SPEC = Path(bus.spec.__file__).parent
+SOURCES = [*SPEC.glob("*diff.py"), SPEC / "change.py"]
+RULE = re.compile(r'(?:Change\(\s*[\w.:\[\]]+,|_wrong\()\s*f?"([a-z-]+|\{what\}-[a-z]+)"')
+
+
+def test_every_finding_stands_in_the_page_and_nothing_else_does() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    found = set(RULE.findall(text)) | set(re.findall(r'_send_wrong.*?self\._wrong\("([a-z-]+)"', text, re.DOTALL))
+    rules = {name.replace("{what}", what) for name in found for what in ("max", "window")}
+    page = (SPEC.parents[1] / "docs" / "evolution.md").read_text(encoding="utf-8")
+    section = page.partition("## Levels")[2].partition("## Versions")[0]
+    listed = set(re.findall(r"`([a-z]+(?:-[a-z]+)+|other)`", section))
+
+    assert rules - {"order-role"} == listed

@@ -233,3 +233,14 @@ def test_protocol_with_its_declarations_in_another_order_is_fully_compatible() -
         other = compile_protocol(json.dumps(text))
 
         assert {one.verdict for one in diff(version_of(protocol), version_of(other)).verdicts} == {Verdict.FULL}
+
+
+def test_any_two_protocols_can_be_compared_and_mirrored() -> None:
+    versions = [version_of(protocol) for protocol in accepted_in_the_corpus()[::3]]
+
+    for old in versions:
+        for new in versions:
+            there = {one.role: one.verdict for one in diff(old, new).verdicts}
+            back = {one.role: one.verdict for one in diff(new, old).verdicts}
+
+            assert back == {role: MIRRORED[verdict] for role, verdict in there.items()}
