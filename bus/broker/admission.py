@@ -104,15 +104,11 @@ class Admission:
         state = self._state
         existing = state.find(conversation_id)
         if existing is not None:
-            self._attach(session, n, existing, role)
+            self._attach(session, n, existing, role, session.numbers.get(number))
             return
-        digest = session.numbers.get(number)
-        if digest is None or not 0 <= role < len(state.protocols[digest].roles):
-            text = f"expected a protocol number of WELCOME, got {number!r}"
-            self.refuse(session, n, Refusal("unknown-protocol", text))
-            return
+        digest = session.numbers.get(number, "")
         bindings = bind_members(state, digest, bindings)
-        refusal = check_opening(state, digest, conversation_id, role, bindings, parent)
+        refusal = check_opening(state, digest, role, conversation_id, bindings, parent)
         if refusal is not None:
             self.refuse(session, n, refusal)
             return
@@ -122,14 +118,14 @@ class Admission:
         conversation = state.conversations[conversation_id]
         self._dispatch.lease(conversation, conversation.mailboxes[conversation.opener], session)
 
-    def _attach(self, session: Session, n: int, conversation: Conversation, role: int) -> None:
+    def _attach(self, session: Session, n: int, conversation: Conversation, role: int, digest: str | None) -> None:
         state = self._state
         mailbox = conversation.mailboxes[conversation.opener] if conversation.opener != BUS else None
         is_opener = mailbox is not None and role == conversation.players[conversation.opener].role
         if mailbox is None or not is_opener or mailbox.agent != session.name:
             self.refuse(session, n, not_yours(conversation))
             return
-        if conversation.digest not in session.protocols:
+        if conversation.digest != digest:
             text = f"the conversation was opened with {conversation.protocol!r}; name that text in HELLO"
             self.refuse(session, n, Refusal("unknown-protocol", text))
             return
@@ -185,17 +181,23 @@ class Admission:
         self._follow(self._history.admit(conversation, mailbox, session.name, move, *message))
 
     def _mailbox_of(self, session: Session, conversation: Conversation, role: int) -> Mailbox | None:
-        """Return the role's mailbox where the session may speak for it (14)."""
+        """Return the role's mailbox where the session may speak for it (14, 15)."""
+        state = self._state
         if not 0 <= role < len(conversation.mailboxes):
             return None
         mailbox = conversation.mailboxes[role]
         if mailbox.session is session:
             return mailbox
         if mailbox.agent == session.name:
-            return mailbox if conversation.digest in session.protocols else None
+            is_known = conversation.digest in session.protocols
+            return (
+                mailbox
+                if is_known or state.versions.may_play(session, conversation.digest, conversation.players[role].role)
+                else None
+            )
         offered = mailbox.player is None and (not mailbox.offered or session.name in mailbox.offered)
-        plays = conversation.digest, conversation.players[role].role
-        return mailbox if offered and plays in session.plays else None
+        may_play = state.versions.may_play(session, conversation.digest, conversation.players[role].role)
+        return mailbox if offered and may_play else None
 
     def _hold(self, session: Session, conversation: Conversation, record: Record) -> None:
         """Keep a record until its receiver has room (8); its sender sees no acknowledgement till then."""

@@ -41,7 +41,7 @@ class Broker:
         self._dispatch = Dispatch(self._state)
         self._admission = Admission(self._state, self._history, self._dispatch)
         self._attendance = Attendance(self._state, self._history, self._dispatch, self._admission, secret=rng_seed)
-        self._queries = Queries(self._state, self._admission, self._attendance)
+        self._queries = Queries(self._state, self._dispatch, self._admission, self._attendance)
         self._strangers: dict[bytes, list[Record]] = {}
         self._is_started = False
 
@@ -189,7 +189,7 @@ class Broker:
         try:
             return self._attendance.hello(peer, record)
         except HelloRefused as refused:
-            answer: Record = [int(Kind.REFUSED), 0, refused.code, {"message": refused.message}]
+            answer: Record = [int(Kind.REFUSED), 0, refused.code, {"message": refused.message, **refused.facts}]
             self._answer_stranger(peer, answer)
             self._state.note("warning", "agent.refused", code=refused.code, reason=refused.message)
             return None
@@ -215,6 +215,7 @@ class Broker:
         state = self._state
         state.now = now
         state.grace_until = now + state.settings.lease
+        state.known_before = frozenset(state.journaled_protocols)
         state.agenda.add(state.grace_until, Alarm.LEASES)
         state.agenda.add(now + state.settings.clock_interval, Alarm.CLOCK)
         names = set()

@@ -73,6 +73,7 @@ class Dispatch:
         mailbox.fence = state.new_fence()
         mailbox.told_nobody = False
         session.leases[conversation.conversation_id, mailbox.role] = None
+        self.teach(session, conversation.digest)
         state.waiting.pop(mailbox, None)
         if conversation.cast.gathering is not None:
             facts = {"conversation": conversation.conversation_id, **conversation.cast.as_facts()}
@@ -82,6 +83,12 @@ class Dispatch:
             mailbox.keeper = keeper
             row: Record = ["lease", conversation.conversation_id, mailbox.role, *keeper]
             state.ledger.journal(row, session=None, n=0, urgent=False, now=state.now)
+
+    def teach(self, session: Session, digest: str) -> None:
+        """Hand *session* the text of a version that it fits and has not named, before anything comes under it."""
+        if digest not in session.protocols:
+            facts = {"number": session.number(digest), "source": self._state.protocols[digest].spec.source}
+            self._state.send(session, [int(Kind.NOTICE), "protocol", facts])
 
     def adopt(
         self, conversation: Conversation, mailbox: Mailbox, session: Session, *, fence: int, position: int
@@ -94,6 +101,7 @@ class Dispatch:
         mailbox.session = session
         mailbox.fence = mailbox.told_fence = fence
         session.leases[conversation.conversation_id, mailbox.role] = None
+        self.teach(session, conversation.digest)
         self._state.waiting.pop(mailbox, None)
         while mailbox.queued and mailbox.queued[0].position <= position:
             delivery = mailbox.queued.popleft()
@@ -230,11 +238,12 @@ class Dispatch:
         registry, role = self._state.registry, conversation.players[mailbox.role].role
         if mailbox.keeper is not None and self._state.now < self._state.grace_until:
             session = registry.find(*mailbox.keeper)
-            return session if session and (conversation.digest, role) in session.plays else None
+            fits = session is not None and self._state.versions.may_play(session, conversation.digest, role)
+            return session if fits else None
         names = (mailbox.player,) if mailbox.player is not None else mailbox.offered
         if conversation.opener == BUS and mailbox.player is None and not mailbox.human:
             names = self._callers(conversation, mailbox) or names
-        return registry.player(conversation.digest, role, names=names)
+        return registry.player(self._state.versions.suitable(conversation.digest, role), names=names)
 
     def _callers(self, conversation: Conversation, mailbox: Mailbox) -> tuple[str, ...]:
         """Return who plays the calling conversation's role that this one was mapped to, or may yet; () for anybody."""

@@ -24,6 +24,7 @@ from bus.log import configure_logging
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bus.cli.project": ("Projects", ("init", "doctor")),
     "bus.cli.specs": ("Specs", ("check",)),
+    "bus.cli.diff": ("Specs", ("diff",)),
     "bus.cli.generated": ("Specs", ("draw", "doc", "schema", "asyncapi", "codegen", "tools")),
     "bus.cli.fuzz": ("Specs", ("fuzz",)),
     "bus.cli.processes": ("Processes", ("up", "down", "status", "logs")),

@@ -45,6 +45,7 @@ class Openings:
             find_opener(protocol, role),
             opener=self.name,
             request_id=request_id,
+            pin=self.pin,
             enter=self.add,
             leave=self.remove,
             bind=bind,
@@ -53,6 +54,29 @@ class Openings:
             remaining=remaining,
             trace=trace,
         )
+
+    async def pin(self, conversation: OpenConversation) -> Protocol:
+        """Return the version that *conversation* is to follow: asked where there may be more than one (RULES.md 15).
+
+        Raises:
+            Refused: There is none that the others can play, too; the text is the diff.
+        """
+        session, own = self.link.session, conversation.protocol
+        session.add_protocol(own)
+        if session.numbering.is_alone(own):
+            return own
+        asked: dict[str, object] = {
+            "digest": own.digest, "role": conversation.role, "conversation": conversation.id,
+            "bindings": conversation.bindings,
+        }  # fmt: skip
+        try:
+            answer: dict[str, str] = await self.link.query("pin", asked)
+        except Refused:
+            refusal = session.numbering.why_untaught(own)
+            if refusal is not None:
+                raise Refused(*refusal) from None
+            raise
+        return session.numbering.of_digest(answer["digest"])
 
     def add(self, conversation: OpenConversation) -> None:
         """Open *conversation* at the broker, or attach to it again."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from bus.errors import NotAllowed
 from bus.ids import show_id
+from bus.sdk.translation import translated_types
 from bus.spec.gathering import Gathering
 from bus.spec.protocol import Delivery, Player, Protocol
 from bus.spec.tables import Move
@@ -35,17 +36,23 @@ class Part:
 
     Attributes:
         role: The number under which the part travels on the wire: the role's, or the player's.
+        own: The protocol that the program is written against: *protocol*, or another version of it. Messages
+            are of its classes (see ``translation``).
         type_of: Model class → message type.
         lossy: For each message type whether it is at-most-once.
     """
 
     __slots__ = (
-        "_choices", "gathering", "lossy", "machine", "messages", "name", "plays", "protocol", "role", "tables",
+        "_choices", "gathering", "lossy", "machine", "messages", "name", "own", "plays", "protocol", "role", "tables",
         "type_of",
     )  # fmt: skip
 
-    def __init__(self, protocol: Protocol, plays: int, gathering: Gathering | None = None, player: int = -1) -> None:
+    def __init__(
+        self, protocol: Protocol, plays: int, own: Protocol | None = None, gathering: Gathering | None = None,
+        player: int = -1,
+    ) -> None:  # fmt: skip
         self.protocol = protocol
+        self.own = protocol if own is None else own
         self.plays = plays
         self.name = protocol.roles[plays].name
         self.gathering = gathering
@@ -53,7 +60,10 @@ class Part:
         self.role = player if player >= 0 else _player(protocol, plays)
         self.machine = self.tables.machines[plays if gathering is None else player]
         self.messages: tuple[MessageType, ...] = protocol.messages
-        self.type_of = protocol.type_of
+        self.type_of: dict[type[BaseModel], int] = protocol.type_of
+        if self.own is not protocol:
+            self.messages = translated_types(self.own, protocol)
+            self.type_of = {**protocol.type_of, **{one.model: one.index for one in self.messages}}
         self.lossy = tuple(message.delivery is Delivery.AT_MOST_ONCE for message in protocol.messages)
         self._choices: list[dict[int, tuple[tuple[int, Move], ...]]] = []
 
@@ -205,6 +215,10 @@ def _player(protocol: Protocol, role: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def part_of(protocol: Protocol, role: int) -> Part:
-    """Return the part of *role* (its index) in *protocol*; the same object each time."""
-    return Part(protocol, role)
+def part_of(protocol: Protocol, role: int, own: Protocol | None = None) -> Part:
+    """Return the part of *role* (its index) in *protocol*; the same object each time.
+
+    Args:
+        own: The version that the program is written against, where that is another one.
+    """
+    return Part(protocol, role, own)

@@ -102,13 +102,13 @@ class Runtime:
             if record[FENCE] < old.seat.fence:
                 return None
             self._drop(old, LeaseLost("the delivery came again under another lease"))
-        protocol = self.link.session.protocol_of(record[PROTOCOL])
+        protocol = self.link.session.numbering.of_broker(record[PROTOCOL])
         gathering = self._gather(protocol, record[1]) if protocol.has_members else None
         plays = record[ROLE] if gathering is None else gathering.members.players[record[ROLE]].role
-        table = self._tables.get((protocol.digest, plays))
+        table = self._tables.get((protocol.digest, plays)) or self._adapt(protocol, plays)
         if table is None:
             return None  # of a child that its caller has not opened again yet; it is delivered anew then
-        part = table.part if gathering is None else Part(protocol, plays, gathering, record[ROLE])
+        part = table.part if gathering is None else Part(protocol, plays, table.part.own, gathering, record[ROLE])
         seat = Seat(record[1], part)
         seat.fence = record[FENCE]
         seat.epoch = -1  # so that the broker's word on the state counts for the first delivery
@@ -121,6 +121,16 @@ class Runtime:
         gathering = Gathering(Members(protocol, told["members"]))
         gathering.members.note_enrolled(told["enrolled"])
         return gathering
+
+    def _adapt(self, protocol: Protocol, role: int) -> HandlerTable | None:
+        """Return the handlers of the same role of another version, for a conversation pinned at *protocol* (15)."""
+        name = protocol.roles[role].name
+        for table in self._tables.values():
+            part = table.part
+            if part.name == name and part.protocol is part.own and part.own.identity == protocol.identity:
+                adapted = self._tables[protocol.digest, role] = table.for_version(protocol)
+                return adapted
+        return None
 
     def on_refused(self, record: Record, error: Refused) -> None:
         """A record changed nothing: its turn, or its child conversation, is void."""

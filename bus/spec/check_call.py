@@ -13,9 +13,9 @@ from bus.spec.diagnostic import Diagnostic, Report, Severity, did_you_mean
 from bus.spec.linker import Bundle, SpecFile, briefly, calls_of, not_found
 from bus.spec.projection import Projections
 from bus.spec.protocol import Protocol
+from bus.spec.reference import parse_reference
 from bus.spec.syntax import Call, Role, Spec
 from bus.spec.tables import NO_EVENT, EventKind
-from bus.spec.version import parse_reference
 from bus.spec.walk import steps
 from bus.spec.witness import Names, way_to
 

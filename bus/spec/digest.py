@@ -15,7 +15,7 @@ from hashlib import blake2b
 from bus.spec.syntax import Spec
 
 DIGEST_BYTES = 8
-_LEFT_OUT = frozenset(
+NOT_MEANT = frozenset(
     {"mark", "doc", "example", "has_example", "examples", "deprecated", "source", "status", "imports"}
 )
 
@@ -31,16 +31,16 @@ def digest(spec: Spec, callees: Mapping[str, str] | None = None) -> str:
     return blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
-def canonical(value: object) -> object:
+def canonical(value: object, *, left_out: frozenset[str] = NOT_MEANT) -> object:
     """Return *value*, a spec or a part of one, as plain values without what does not count."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept: dict[str, object] = {"": type(value).__name__}
         for one in dataclasses.fields(value):
             inner = getattr(value, one.name)
-            if one.name in _LEFT_OUT or inner == one.default:
+            if one.name in left_out or inner == one.default:
                 continue  # what is left at its default may be added to the language later
-            kept[one.name] = canonical(inner)
+            kept[one.name] = canonical(inner, left_out=left_out)
         return kept
     if isinstance(value, tuple | list):
-        return [canonical(item) for item in value]
+        return [canonical(item, left_out=left_out) for item in value]
     return value

@@ -8,7 +8,7 @@ from pathlib import Path
 from bus.spec.bundle import SpecText
 from bus.spec.linker import SUFFIX, Bundle, SpecFile, read_spec
 from bus.spec.loader import load_text
-from bus.spec.version import Reference
+from bus.spec.reference import Reference
 
 MAX_FILES = 32  # in one bundle: a peer may hand a broker as many
 

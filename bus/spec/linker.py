@@ -17,8 +17,8 @@ from bus.spec.diagnostic import DUPLICATE, Diagnostic, Report, Severity
 from bus.spec.loader import parse_document
 from bus.spec.node import ListNode, MapNode, Node
 from bus.spec.parse import VERSION, is_field, parse_spec
+from bus.spec.reference import Reference, Version, parse_reference, parse_version
 from bus.spec.syntax import Call, Import, MessageDeclaration, Spec, Struct
-from bus.spec.version import Reference, Version, parse_reference, parse_version
 from bus.spec.walk import sends, steps
 
 SUFFIX = ".protocol.yaml"

@@ -1,49 +1,60 @@
-"""Versions of protocols, and the ranges of them that other files ask for: ``common@^1``."""
+"""One version of a protocol, for comparing with another: what its file says and the tables made of that.
+
+Not a ``Protocol``: of those there is one for each digest, so that of two files which differ in their docs
+only the second would be read as the first.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass
 
-Version: TypeAlias = tuple[int, int, int]
+from bus.spec.compile import check_text
+from bus.spec.diagnostic import Severity, spec_error
+from bus.spec.projection import project
+from bus.spec.protocol import Protocol
+from bus.spec.syntax import Delivery, Spec
+from bus.spec.tables import Tables
 
 
-class Reference(NamedTuple):
-    """``name@range``: versions of *name* from *least* on and *below* the other.
+@dataclass(frozen=True, slots=True, eq=False)
+class Version:
+    """One version of a protocol."""
 
-    As in npm: ``@1`` and ``@1.2`` are every version that begins so, ``@1.2.3`` is that one, ``@~1.2`` any patch
-    of it and ``@^1.2`` whatever is compatible: the first number that is not zero stays.
+    spec: Spec
+    tables: Tables
+
+    @property
+    def label(self) -> str:
+        """``name 1.2.0``."""
+        return f"{self.spec.protocol} {self.spec.version}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The names of the roles, by index."""
+        return tuple(role.name for role in self.spec.roles)
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """The names of the message types, by index."""
+        return tuple(message.name for message in self.spec.messages)
+
+    def delivery(self, type: int) -> Delivery:
+        """Return the delivery class of a message type."""
+        return Delivery(self.spec.messages[type].delivery or self.spec.delivery)
+
+
+def version_of(protocol: Protocol) -> Version:
+    """Return what is compared of *protocol*."""
+    return Version(protocol.spec, protocol.tables)
+
+
+def read_version(text: str, file: str = "<text>") -> Version:
+    """Return the version that *text* says; *file* names it in marks.
+
+    Raises:
+        SpecError: The text is wrong; warnings do not count.
     """
-
-    text: str
-    name: str
-    least: Version
-    below: Version
-
-    def fits(self, version: Version) -> bool:
-        """Return whether *version* is in the range."""
-        return self.least <= version < self.below
-
-
-def parse_version(text: str) -> Version:
-    """Return the numbers of ``1.2.3``, which the caller has checked."""
-    major, minor, patch = (int(part) for part in text.split("."))
-    return major, minor, patch
-
-
-def parse_reference(text: str) -> Reference:
-    """Return what ``name@range`` says; the caller has checked its form (``parse.IMPORT``)."""
-    name, _, written = text.partition("@")
-    numbers = [int(part) for part in written.lstrip("^~").split(".")]
-    last = len(numbers) - 1
-    kept = last  # the last number that must stay as it is
-    if written[0] == "~":
-        kept = min(last, 1)
-    elif written[0] == "^":
-        kept = next((index for index, number in enumerate(numbers) if number), last)
-    least = _padded(numbers)
-    return Reference(text, name, least, _padded([*numbers[:kept], numbers[kept] + 1]))
-
-
-def _padded(numbers: list[int]) -> Version:
-    major, minor, patch = [*numbers, 0, 0][:3]
-    return major, minor, patch
+    spec, diagnostics = check_text(text, file)
+    if spec is None:
+        raise spec_error([one for one in diagnostics if one.severity is Severity.ERROR])
+    return Version(spec, project(spec).tables())

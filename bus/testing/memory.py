@@ -275,14 +275,15 @@ def _responder(part: Part, answer: Answer | None) -> Callable[[Any, Conversation
             for one in said:
                 await conversation.send(one)
         if said is None and answer is None:
-            await _say_what_must_be(part, conversation)
+            await _say_what_must_be(conversation)
 
     return respond
 
 
-async def _say_what_must_be(part: Part, conversation: Conversation) -> None:
+async def _say_what_must_be(conversation: Conversation) -> None:
     """Send smallest messages until the role owes none, by the shortest way there."""
     seat = conversation._turn.seat
+    part = seat.part  # of the version that is pinned, which need not be the agent's own
     while seat.owes():
         (index, address), _ = min(
             (

@@ -13,8 +13,8 @@ from bus.errors import SpecError
 from bus.spec.bundle import SpecText, join_bundle, split_bundle
 from bus.spec.compile import check_path, check_text, compile_protocol, load_protocol
 from bus.spec.diagnostic import Diagnostic
+from bus.spec.reference import parse_reference, parse_version
 from bus.spec.syntax import Delivery
-from bus.spec.version import parse_reference, parse_version
 
 COMMON = """\
 language: 1
