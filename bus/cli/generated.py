@@ -49,7 +49,9 @@ def draw(
     if role is not None:
         _put(draw_states(found.spec, found.tables(), _role(found.spec, role)), output)
     elif states:
-        diagrams = [(one.name, draw_states(found.spec, found.tables(), one.name)) for one in found.spec.roles]
+        tables = found.tables()
+        roots = [one.name for one in found.spec.roles if one.source is None]
+        diagrams = [(name, draw_states(found.spec, tables, name)) for name in roots]
         _put("\n".join(f"## {name}\n\n```mermaid\n{text}```\n" for name, text in diagrams), output)
     else:
         _put(draw_sequence(found.spec), output)

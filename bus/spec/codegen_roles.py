@@ -10,6 +10,7 @@ from bus.spec.codegen_messages import TYPED, FieldTypes
 from bus.spec.models import attribute_name
 from bus.spec.python_names import Names, pascal, snake
 from bus.spec.python_text import INDENT, WIDTH, bracketed, docstring, literal, union
+from bus.spec.state_names import root_of
 from bus.spec.syntax import MessageDeclaration, Role, Spec
 from bus.spec.walk import sends
 
@@ -28,14 +29,6 @@ class RoleNames:
     opened: str
     agent: str
     handler: str
-
-
-def root_of(spec: Spec, name: str) -> str:
-    """Return the role whose agents fill the role *name*: itself, unless it is filled ``from`` another."""
-    sources = {role.name: role.source for role in spec.roles}
-    while (source := sources[name]) is not None:
-        name = source
-    return name
 
 
 class RoleCode:
