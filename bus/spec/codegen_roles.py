@@ -71,7 +71,9 @@ class RoleCode:
         yield from ["", ""]
         yield from self._says()
         yield from ["", ""]
-        yield from self._view(named.conversation, f"{self._typed('RoleConversation')}, {named.says}", "a handler")
+        yield from self._view(
+            named.conversation, f"{self._typed('RoleConversation')}, {named.says}", "runs on the loop"
+        )
         yield from ["", "", *self._in_thread(), "", "", *self._opened(), "", ""]
         yield from self._handlers()
         yield from ["", "", *self._agent()]
@@ -84,13 +86,13 @@ class RoleCode:
         yield from ["", f"{INDENT}__slots__ = ()"]
         yield from self._sends("async def", "await ")
 
-    def _view(self, name: str, bases: str, holder: str) -> Iterator[str]:
+    def _view(self, name: str, bases: str, kind: str) -> Iterator[str]:
         yield f"class {name}({bases}):"
-        yield from docstring([f"What {holder} of {self._role.name} holds."], INDENT)
+        yield from docstring([f"What a handler of {self._role.name} holds that {kind}."], INDENT)
         yield from ["", f"{INDENT}__slots__ = ()"]
 
     def _in_thread(self) -> Iterator[str]:
-        yield from self._view(self.named.in_thread, self._typed("RoleSyncConversation"), "a handler in a thread")
+        yield from self._view(self.named.in_thread, self._typed("RoleSyncConversation"), "runs in a thread")
         yield from self._sends("def", "")
 
     def _opened(self) -> Iterator[str]:
