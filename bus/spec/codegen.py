@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bus.spec.codegen_messages import TYPED, FieldTypes, class_of
-from bus.spec.codegen_roles import RoleCode, root_of
+from bus.spec.codegen_roles import RoleCode
 from bus.spec.digest import digest
 from bus.spec.python_names import Names
 from bus.spec.python_text import INDENT, bracketed, docstring, literal
+from bus.spec.state_names import root_of
 from bus.spec.syntax import MessageDeclaration, Spec, Struct
 
 

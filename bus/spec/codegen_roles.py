@@ -10,6 +10,7 @@ from bus.spec.codegen_messages import TYPED, FieldTypes
 from bus.spec.models import attribute_name
 from bus.spec.python_names import Names, pascal, snake
 from bus.spec.python_text import INDENT, WIDTH, bracketed, docstring, literal, union
+from bus.spec.state_names import root_of
 from bus.spec.syntax import MessageDeclaration, Role, Spec
 from bus.spec.walk import sends
 
@@ -28,14 +29,6 @@ class RoleNames:
     opened: str
     agent: str
     handler: str
-
-
-def root_of(spec: Spec, name: str) -> str:
-    """Return the role whose agents fill the role *name*: itself, unless it is filled ``from`` another."""
-    sources = {role.name: role.source for role in spec.roles}
-    while (source := sources[name]) is not None:
-        name = source
-    return name
 
 
 class RoleCode:
@@ -78,7 +71,9 @@ class RoleCode:
         yield from ["", ""]
         yield from self._says()
         yield from ["", ""]
-        yield from self._view(named.conversation, f"{self._typed('RoleConversation')}, {named.says}", "a handler")
+        yield from self._view(
+            named.conversation, f"{self._typed('RoleConversation')}, {named.says}", "runs on the loop"
+        )
         yield from ["", "", *self._in_thread(), "", "", *self._opened(), "", ""]
         yield from self._handlers()
         yield from ["", "", *self._agent()]
@@ -91,13 +86,13 @@ class RoleCode:
         yield from ["", f"{INDENT}__slots__ = ()"]
         yield from self._sends("async def", "await ")
 
-    def _view(self, name: str, bases: str, holder: str) -> Iterator[str]:
+    def _view(self, name: str, bases: str, kind: str) -> Iterator[str]:
         yield f"class {name}({bases}):"
-        yield from docstring([f"What {holder} of {self._role.name} holds."], INDENT)
+        yield from docstring([f"What a handler of {self._role.name} holds that {kind}."], INDENT)
         yield from ["", f"{INDENT}__slots__ = ()"]
 
     def _in_thread(self) -> Iterator[str]:
-        yield from self._view(self.named.in_thread, self._typed("RoleSyncConversation"), "a handler in a thread")
+        yield from self._view(self.named.in_thread, self._typed("RoleSyncConversation"), "runs in a thread")
         yield from self._sends("def", "")
 
     def _opened(self) -> Iterator[str]:

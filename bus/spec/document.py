@@ -11,6 +11,7 @@ from bus.spec.deadlines import deadlines_of
 from bus.spec.draw import draw_sequence, show_span
 from bus.spec.draw_states import draw_states
 from bus.spec.field_words import constraint_words, default_words, note_words, type_words
+from bus.spec.state_names import root_of
 from bus.spec.syntax import Field, MessageDeclaration, Role, Spec, Struct
 from bus.spec.tables import Tables
 from bus.spec.walk import sends
@@ -140,7 +141,10 @@ def _role(spec: Spec, tables: Tables | None, role: Role, link: Links) -> Iterato
         if role.name in send.receivers:
             said.setdefault(f"Receives from {send.sender}", {})[message] = None
     yield "\n".join(f"- {what}: {', '.join(messages)}" for what, messages in _sends_first(said.items()))
-    if tables is not None:
+    root = root_of(spec, role.name)
+    if root != role.name:
+        yield f"It is filled by members of {root} and goes on in their states."
+    elif tables is not None:
         yield f"```mermaid\n{draw_states(spec, tables, role.name)}```"
 
 

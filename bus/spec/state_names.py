@@ -34,8 +34,16 @@ class Step:
     scope: int = -1
 
 
+def root_of(spec: Spec, name: str) -> str:
+    """Return the role whose agents fill the role *name*: itself, unless it is filled ``from`` another."""
+    sources = {role.name: role.source for role in spec.roles}
+    while (source := sources[name]) is not None:
+        name = source
+    return name
+
+
 def machine_of(spec: Spec, tables: Tables, role: str) -> Machine:
-    """Return the machine of *role*; that of the role it is filled from where it has none of its own.
+    """Return the machine of *role*; members enrolled in a role go on in the machine of the role they come from.
 
     Raises:
         LookupError: The protocol has no such role; the text lists those it has.
@@ -46,13 +54,8 @@ def machine_of(spec: Spec, tables: Tables, role: str) -> Machine:
         raise LookupError(
             f"expected a role of {spec.protocol} ({', '.join(names)}), got {role!r}" + (f"; {hint}" if hint else "")
         )
-    by_role = {names[machine.role]: machine for machine in tables.machines}
-    sources = {one.name: one.source for one in spec.roles}
-    while role not in by_role:
-        source = sources[role]
-        assert source is not None  # what has no machine is filled from a role that has
-        role = source
-    return by_role[role]
+    index = names.index(root_of(spec, role))
+    return next(machine for machine in tables.machines if machine.role == index)
 
 
 def steps_of(spec: Spec, tables: Tables, machine: Machine) -> list[Step]:

@@ -1,11 +1,12 @@
 """What the commands print that make something from a protocol."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from bus.cli.main import main
+from bus.cli.main import GROUPS, main
 from bus.spec.asyncapi import asyncapi
 from bus.spec.codegen import generate_module
 from bus.spec.compile import load_protocol
@@ -107,3 +108,9 @@ def test_what_there_is_not_is_told_with_what_there_is(palaver, arguments, code, 
 
     assert ended == code
     assert text in " ".join(err.replace("│", " ").split())
+
+
+def test_the_page_about_them_shows_every_command_and_none_that_there_is_not():
+    page = (Path(__file__).parents[2] / "docs" / "generated.md").read_text(encoding="utf-8")
+
+    assert set(re.findall(r"palaver ([a-z]+)", page)) == set(GROUPS["bus.cli.generated"][1])

@@ -11,6 +11,7 @@ import pytest
 from work_protocol import on_loop
 
 from bus.errors import LocalProtocolError, NotAllowed, ProgramError
+from bus.sdk.typed import RoleAgent
 from bus.spec.codegen import generate_module
 from bus.spec.compile import check_text, compile_protocol, load_protocol
 from bus.testing import MemoryBus
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "specs").glob("*.protocol.yaml"))
 OTHERS = sorted((ROOT / "tests" / "spec" / "data").glob("*.protocol.yaml"))
 TYPED = Path(__file__).parent / "typed"
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "generated.md").read_text(encoding="utf-8"), re.DOTALL)
 PATIENCE = 110.0
 
 # Names that would hide what the module itself needs, in every place where a spec may give one.
@@ -84,7 +86,10 @@ def tool(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_mypy_takes_right_agents_and_finds_each_mistake_on_its_line(modules):
-    programs = sorted(TYPED.glob("*.py"))
+    documented = [modules / f"documented_{number}.py" for number in range(len(EXAMPLES))]
+    for path, text in zip(documented, EXAMPLES, strict=True):
+        path.write_text(text, encoding="utf-8")
+    programs = [*sorted(TYPED.glob("*.py")), *documented]
     wanted = {
         (path.name, number, code)
         for path in programs
@@ -168,6 +173,16 @@ async def test_typed_agents_carry_a_story_from_the_desk_to_its_end(modules):
             await bus.start(agent)
         async with bus.client() as client:
             assert await newsroom.story(client) == "b"
+
+
+def test_the_agents_of_the_page_about_generated_code_can_be_launched(modules):
+    assert len(EXAMPLES) == 2
+    for text in EXAMPLES:
+        namespace: dict[str, object] = {}
+        exec(compile(text, "generated.md", "exec"), namespace)
+        [agent] = [value for value in namespace.values() if isinstance(value, RoleAgent)]
+
+        agent.check()
 
 
 @on_loop

@@ -87,6 +87,12 @@ def test_roles_are_told_with_who_plays_them():
     assert "| winner | members of proposer (0 to 1), enrolled on the way |  |" in text
 
 
+def test_a_role_that_is_filled_on_the_way_points_to_where_its_members_come_from():
+    text = document(parsed((DATA / "contract-net.protocol.yaml").read_text(encoding="utf-8")))
+
+    assert text.count("It is filled by members of bidder and goes on in their states.") == 2
+
+
 def test_deadlines_say_who_is_waited_for_and_what_follows():
     assert deadlines_of(shipped("newsroom")) == [
         Deadline("FindingsDone by researcher", "10m, asked 2 more times", "ends as spiked"),

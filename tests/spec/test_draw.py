@@ -10,6 +10,7 @@ from npm_packages import npm_folder
 from protocol_text import DATA, small
 from spec_source import CANCEL_ANYWHERE, PARALLEL_OK, STARVATION_BOUNDED_BY_MAX, parsed, shipped, spec_of
 
+from bus.spec.compile import check_text
 from bus.spec.draw import draw_sequence
 from bus.spec.draw_states import draw_states
 from bus.spec.projection import project
@@ -74,6 +75,12 @@ BROKEN = ("stateDiagram-v2\n    [*] --> \n", "sequenceDiagram\n    a->>b\n    en
 def everything() -> Spec:
     text = small(", ".join(f"M{number}: {{}}" for number in range(1, 14)), EVERYTHING.strip("\n"))
     return parsed(text.replace("{a: {}, b: {}}", "{a: {}, b: {many: 1..5}, c: {from: b}, d: {human: true}}"))
+
+
+def accepted() -> list[Spec]:
+    """Return the protocols of the corpus in which ``check`` finds no error."""
+    lines = (DATA / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    return [spec for line in lines if (spec := check_text(json.loads(line)["yaml"])[0]) is not None]
 
 
 def with_roles(first: str, second: str) -> Spec:
@@ -166,7 +173,7 @@ def test_an_unknown_role_is_told_with_those_there_are():
 @pytest.mark.timeout(240)
 def test_mermaid_reads_every_diagram():
     folder = npm_folder()
-    specs = [shipped(name) for name in SHIPPED]
+    specs = [*(shipped(name) for name in SHIPPED), *accepted()]
     small_ones = [spec_of(text) for text in (PARALLEL_OK, CANCEL_ANYWHERE, STARVATION_BOUNDED_BY_MAX)]
     odd = [with_roles(word, "other") for word in WORDS]
     unrun = [everything(), *(parsed(path.read_text(encoding="utf-8")) for path in sorted(DATA.glob("*.protocol.yaml")))]
