@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from pydantic import BaseModel
-
 from bus.errors import SpecError
 from bus.spec.check import BUILT_IN_OUTCOMES, check_names, check_unused, check_uses
 from bus.spec.check_choice import check_choices
+from bus.spec.check_fields import check_fields
 from bus.spec.check_flow import check_flow
 from bus.spec.check_order import check_order
 from bus.spec.check_overtaking import check_bounds, check_overtaking, check_running_ahead
@@ -26,7 +25,7 @@ from bus.spec.check_time import check_deadlines
 from bus.spec.diagnostic import Diagnostic, Report, did_you_mean, spec_error
 from bus.spec.digest import digest
 from bus.spec.loader import load_text, parse_document
-from bus.spec.models import build_models, message_types
+from bus.spec.models import Models, message_types
 from bus.spec.parse import PROTOCOL_NAME, parse_spec
 from bus.spec.projection import Projections, project
 from bus.spec.protocol import Protocol
@@ -112,20 +111,28 @@ class _Examined:
 
     spec: Spec | None
     report: Report
-    models: dict[str, type[BaseModel]] = field(default_factory=dict)
+    models: Models | None = None
     falls_off: bool = False
     projections: Projections | None = None
 
 
 def _examine(text: str, file: str) -> _Examined:
     report = Report()
+    spec = None
     try:
-        document = parse_document(text, file)
-    except SpecError as error:
-        for diagnostic in error.diagnostics:
-            report.add(diagnostic)
-        return _Examined(None, report)
-    spec = parse_spec(document, text, report)
+        spec = parse_spec(parse_document(text, file), text, report)
+        return check_spec(spec, report)
+    except SpecError as error:  # no YAML of ours, or the report is full
+        report.take(error.diagnostics)
+        return _Examined(spec, report)
+
+
+def check_spec(spec: Spec, report: Report) -> _Examined:
+    """Check what was parsed; *report* holds what parsing found.
+
+    Raises:
+        SpecError: The report is full.
+    """
     is_whole = not report.has_errors
     if is_whole or (spec.roles and spec.messages):  # without a section every name in it would be unknown
         check_names(spec, report)
@@ -139,7 +146,7 @@ def _examine(text: str, file: str) -> _Examined:
         check_uses(spec, report)
     if report.has_errors:
         return _Examined(spec, report)
-    models = build_models(spec, report)
+    models = check_fields(spec, report)
     projections = _check_conversation(spec, report)
     if not report.has_errors:  # else something may be unused because of them
         check_unused(spec, falls_off, report)
@@ -151,9 +158,8 @@ def _check_conversation(spec: Spec, report: Report) -> Projections | None:
     try:
         found = project(spec)
     except SpecError as error:
-        for diagnostic in error.diagnostics:
-            if diagnostic.rule != NOT_RUN:  # in order, but not for this version to run
-                report.add(diagnostic)
+        # What is NOT_RUN is in order, but not for this version to run.
+        report.take(diagnostic for diagnostic in error.diagnostics if diagnostic.rule != NOT_RUN)
         return None
     check_order(spec, found, report)
     if not report.has_errors:
@@ -172,7 +178,7 @@ def _compile(text: str, file: str) -> Protocol:
     examined = _examine(text, file)
     examined.report.raise_errors()
     spec = examined.spec
-    assert spec is not None  # else there are errors
+    assert spec is not None and examined.models is not None  # else there are errors
     if spec.imports:
         message = f"imports: this version does not resolve them, got {', '.join(spec.imports)}"
         raise spec_error([Diagnostic(spec.mark, "E-UNSUPPORTED", message, suggestion="copy what you need")])
@@ -183,15 +189,16 @@ def _compile(text: str, file: str) -> Protocol:
     outcomes = [name for name, _ in spec.outcomes] + list(BUILT_IN_OUTCOMES)
     if examined.falls_off:
         outcomes.append("done")
+    models = examined.models.all()
     protocol = Protocol(
         spec=spec,
         name=spec.protocol,
         version=spec.version,
         digest=name,
         roles=spec.roles,
-        messages=message_types(spec, examined.models),
+        messages=message_types(spec, models),
         outcomes=tuple(dict.fromkeys(outcomes)),
         tables=(examined.projections or project(spec)).tables(),
-        models=examined.models,
+        models=models,
     )
     return _by_digest.setdefault(name, protocol)
