@@ -178,7 +178,8 @@ def _compile(text: str, file: str) -> Protocol:
     examined = _examine(text, file)
     examined.report.raise_errors()
     spec = examined.spec
-    assert spec is not None and examined.models is not None  # else there are errors
+    assert spec is not None  # else there are errors
+    assert examined.models is not None  # as above
     if spec.imports:
         message = f"imports: this version does not resolve them, got {', '.join(spec.imports)}"
         raise spec_error([Diagnostic(spec.mark, "E-UNSUPPORTED", message, suggestion="copy what you need")])

@@ -47,6 +47,7 @@ class Projections:
         reachable: The nodes that can be reached from the start.
         points: Point → every message and bus event that may come next there. A point is the start, or where a
             message or bus event has led; silent moves are the choice of whoever speaks next, and make no point.
+            In the order of their distance from the start.
     """
 
     graph: Automaton
@@ -77,9 +78,9 @@ def project(spec: Spec) -> Projections:
 def _points(graph: Automaton) -> dict[int, tuple[Edge, ...]]:
     nodes = graph.nodes
     found: dict[int, tuple[Edge, ...]] = {}
-    waiting = [graph.start]
+    waiting = deque([graph.start])
     while waiting:
-        point = waiting.pop()
+        point = waiting.popleft()
         if point not in found:
             ahead = closure({point}, lambda node: (edge.target for edge in nodes[node].edges if edge.silent))
             found[point] = tuple(edge for node in sorted(ahead) for edge in nodes[node].edges if not edge.silent)
@@ -109,6 +110,7 @@ class _Projection:
             node: [edge.target for edge in graph.nodes[node].edges if not self._sees(edge)] for node in reachable
         }
         self._numbers: dict[_State, int] = {}
+        self._reached: dict[frozenset[int], int] = {}  # what was moved to → number
         self._points: list[set[int]] = []  # by number
         self._waiting: deque[_State] = deque()
 
@@ -144,6 +146,9 @@ class _Projection:
 
     def _number(self, targets: set[int]) -> int:
         """Return the number of the state in which the role is once one of *targets* is reached."""
+        known = self._reached.get(frozenset(targets))
+        if known is not None:
+            return known
         nodes = self._graph.nodes
         around = closure(targets, self._unseen.__getitem__)
         state = frozenset(n for n in around if nodes[n].is_position)
@@ -156,6 +161,7 @@ class _Projection:
         self._points[number] |= {
             edge.target for n in around for edge in nodes[n].edges if not edge.silent and not self._sees(edge)
         }
+        self._reached[frozenset(targets)] = number
         return number
 
     def _row(self, state: _State) -> _Row:
