@@ -70,9 +70,33 @@ def project(spec: Spec) -> Projections:
     graph = unfold(spec)
     reachable = closure({graph.start}, lambda node: (edge.target for edge in graph.nodes[node].edges))
     settle(graph, reachable)
+    _shorten(graph, reachable)
     scopes: dict[tuple[int, ...], tuple[int, ...]] = {}
     views = tuple(_Projection(graph, reachable, role, scopes).run() for role in range(len(spec.roles)))
     return Projections(graph, frozenset(reachable), _points(graph), views)
+
+
+def _shorten(graph: Automaton, reachable: set[int]) -> None:
+    """Let messages and bus events lead to where something is decided, past nodes that only lead on, in place.
+
+    What such nodes reset and count is settled already. Ways that lead to the same place then are the same point.
+    """
+
+    def ahead(node: int) -> int:
+        passed = {node}
+        while len(graph.nodes[node].edges) == 1 and not graph.nodes[node].is_position:
+            node = graph.nodes[node].edges[0].target
+            if node in passed:
+                break
+            passed.add(node)
+        return node
+
+    for number in reachable:
+        node = graph.nodes[number]
+        node.edges = [
+            edge if edge.silent or ahead(edge.target) == edge.target else replace(edge, target=ahead(edge.target))
+            for edge in node.edges
+        ]
 
 
 def _points(graph: Automaton) -> dict[int, tuple[Edge, ...]]:
