@@ -11,11 +11,24 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from bus.spec.automaton import Edge, Exchange, closure
-from bus.spec.diagnostic import Diagnostic, Report
+from bus.spec.diagnostic import Diagnostic, Report, Severity
 from bus.spec.projection import Projections, View
 from bus.spec.syntax import Delivery, Mark, Spec
 from bus.spec.tables import NO_EVENT
 from bus.spec.witness import Names, Ways
+
+
+@dataclass(slots=True)
+class _Fault:
+    """A finding while its places are gathered: the nearest of them is shown.
+
+    Attributes:
+        places: (point, state of the role or 0) → what is said of the fault there, and the message that ends its trace.
+    """
+
+    suggestion: str
+    is_of_state: bool
+    places: dict[tuple[int, int], tuple[str, Edge | None]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -32,7 +45,7 @@ class Order:
     names: Names = field(init=False)
     ways: Ways = field(init=False)
     said: dict[int, tuple[tuple[Edge, Exchange], ...]] = field(init=False)
-    _told: set[tuple[str, Mark, int]] = field(init=False, default_factory=set)
+    _faults: dict[tuple[str, Mark, int], _Fault] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.names = Names(self.spec, self.found.graph)
@@ -43,29 +56,35 @@ class Order:
         """Return whether *role* sends or receives the message."""
         return role == exchange.sender or role in self.found.graph.addresses[exchange.address]
 
-    def trace(self, edge: Edge, goals: Iterable[int] | None = None) -> Callable[[], tuple[str, ...]]:
-        """Return what makes the trace that ends with *edge*, gone from one of the points *goals* or from any."""
-        return lambda: (
-            self.ways.to(self._places_of(edge) if goals is None else frozenset(goals)) + self.ways.say([edge])
-        )
+    def places_of(self, mark: Mark) -> list[int]:
+        """Return the points at which the message at *mark* may come next, in every product that it is part of."""
+        return [point for point, said in self.said.items() if any(one.mark == mark for _, one in said)]
 
-    def trace_of_role(self, role: int, state: int, goals: Iterable[int], *edges: Edge) -> Callable[[], tuple[str, ...]]:
-        """Return what makes the trace by which *role* is in *state* at one of *goals*, and over *edges*."""
-        return lambda: self.ways.to_member(role, state, frozenset(goals)) + self.ways.say(edges)
+    def note(
+        self, rule: str, mark: Mark, text: str, *, role: int, suggestion: str, goals: Iterable[int],
+        state: int | None = None, edge: Edge | None = None,
+    ) -> None:  # fmt: skip
+        """Note a fault; there is one finding for each rule, mark and role, with the shortest trace.
 
-    def _places_of(self, edge: Edge) -> frozenset[int]:
-        return frozenset(point for point, edges in self.found.points.items() if edge in edges)
+        Args:
+            goals: Points at which the fault shows.
+            state: The state of *role* in which it does; None where that does not matter.
+            edge: The message, possible at each of *goals*, that the trace ends with.
+        """
+        fault = self._faults.setdefault((rule, mark, role), _Fault(suggestion, state is not None))
+        for point in goals:
+            fault.places.setdefault((point, state or 0), (text, edge))
 
-    def tell(
-        self, rule: str, mark: Mark, text: str, *, role: int, trace: Callable[[], tuple[str, ...]], suggestion: str
-    ) -> None:
-        """Report a finding once for each rule, place and role; *trace* is asked for only then."""
-        key = (rule, mark, role)
-        if key not in self._told:
-            self._told.add(key)
+    def tell(self) -> None:
+        """Report what was noted."""
+        for (rule, mark, role), fault in self._faults.items():
+            place, trace = self.ways.to_first(fault.places, role if fault.is_of_state else None)
+            text, edge = fault.places[place]
+            trace += self.ways.say([edge] if edge is not None else [])
             self.report.add(
-                Diagnostic(mark, rule, text, role=self.names.role(role), trace=trace(), suggestion=suggestion)
+                Diagnostic(mark, rule, text, Severity.ERROR, self.names.role(role), trace, fault.suggestion)
             )
+        self._faults.clear()
 
 
 def check_order(spec: Spec, found: Projections, report: Report) -> None:
@@ -73,6 +92,7 @@ def check_order(spec: Spec, found: Projections, report: Report) -> None:
     order = Order(spec, found, report)
     for check in (_check_deciders, _check_races, _check_senders, _check_mixed, _check_ends, _check_lossy):
         check(order)
+        order.tell()
         if report.has_errors:
             return
 
@@ -90,6 +110,11 @@ def ordinary(edges: Iterable[Edge]) -> Iterator[tuple[Edge, Exchange]]:
 def _check_deciders(order: Order) -> None:
     """E-CHOICE-DECIDER: a branch that is left out lets somebody else speak, or ends the conversation."""
     nodes = order.found.graph.nodes
+    back: dict[int, list[int]] = {}
+    for number, node in enumerate(nodes):
+        for edge in node.edges:
+            if edge.silent:
+                back.setdefault(edge.target, []).append(number)
     for decision in order.found.graph.decisions:
         decider = order.names.role(decision.decider)
         for name, first in decision.branches:
@@ -101,25 +126,16 @@ def _check_deciders(order: Order) -> None:
                         f"comes next, and {order.names.role(exchange.sender)!r} cannot know that it was left out"
                     )
                     hint = f"let {decider!r} begin every branch with a message"
-                    order.tell(
+                    goals = closure({first}, lambda node: back.get(node, ())) & order.said.keys()
+                    order.note(
                         "E-CHOICE-DECIDER", decision.mark, text, role=exchange.sender, suggestion=hint,
-                        trace=order.trace(edge, _before(order, first)),
+                        goals=goals or order.places_of(exchange.mark), edge=edge,
                     )  # fmt: skip
-
-
-def _before(order: Order, node: int) -> set[int]:
-    """Return what leads to *node* without anything that can be seen."""
-    back: dict[int, list[int]] = {}
-    for number, one in enumerate(order.found.graph.nodes):
-        for edge in one.edges:
-            if edge.silent:
-                back.setdefault(edge.target, []).append(number)
-    return closure({node}, lambda one: back.get(one, ()))
 
 
 def _check_races(order: Order) -> None:
     """E-AMBIGUOUS, E-RACE: at most one role may speak next, and its message says which step it is."""
-    for said in order.said.values():
+    for point, said in order.said.items():
         senders = {exchange.sender for _, exchange in said}
         if len(said) < 2 or (len(senders) == 1 and len({exchange.type for _, exchange in said}) == len(said)):
             continue
@@ -128,16 +144,16 @@ def _check_races(order: Order) -> None:
             for sender, earlier in seen.items():
                 for first in earlier:
                     if first != second and not first.beside(second):
-                        clash = _compare(order, edge, first, second)
+                        clash = _compare(order, point, edge, first, second)
                         if clash and sender != second.sender:
                             break  # the others of this sender say the same
             seen.setdefault(second.sender, []).append(second)
 
 
-def _compare(order: Order, edge: Edge, first: Exchange, second: Exchange) -> bool:
-    """Report two messages that may not both come next; return whether they clash."""
+def _compare(order: Order, point: int, edge: Edge, first: Exchange, second: Exchange) -> bool:
+    """Note two messages that may not both come next; return whether they clash."""
     names, addresses = order.names, order.found.graph.addresses
-    trace = order.trace(edge)
+    goals = (point,)
     if first.sender == second.sender:
         shared = set(addresses[first.address]) & set(addresses[second.address])
         if first.type != second.type or not shared:
@@ -147,14 +163,14 @@ def _compare(order: Order, edge: Edge, first: Exchange, second: Exchange) -> boo
             f"{names.role(min(shared))!r} cannot tell which"
         )
         hint = "give one of the two another message type"
-        order.tell("E-AMBIGUOUS", second.mark, text, role=min(shared), trace=trace, suggestion=hint)
+        order.note("E-AMBIGUOUS", second.mark, text, role=min(shared), suggestion=hint, goals=goals, edge=edge)
         return True
     text = (
         f"{names.role(first.sender)!r} may send {names.exchange(first)!r} and {names.role(second.sender)!r} may send "
         f"{names.exchange(second)!r} at the same point: only one role may speak next"
     )
     hint = "let one of them decide by a message, or put the two into parallel branches"
-    order.tell("E-RACE", second.mark, text, role=second.sender, trace=trace, suggestion=hint)
+    order.note("E-RACE", second.mark, text, role=second.sender, suggestion=hint, goals=goals, edge=edge)
     return True
 
 
@@ -187,7 +203,7 @@ def _check_senders(order: Order) -> None:
                 if unaware:
                     unaware -= closure(starts, _unseen_before(order, role, points))
                 if unaware:
-                    _tell_unaware(order, role, state, unaware, exchange)
+                    _note_unaware(order, role, state, unaware, exchange)
 
 
 def _unseen_before(order: Order, role: int, points: frozenset[int]) -> Callable[[int], Iterable[int]]:
@@ -203,17 +219,14 @@ def _unseen_before(order: Order, role: int, points: frozenset[int]) -> Callable[
     return lambda point: back.get(point, ())
 
 
-def _tell_unaware(order: Order, role: int, state: int, unaware: frozenset[int], exchange: Exchange) -> None:
+def _note_unaware(order: Order, role: int, state: int, unaware: frozenset[int], exchange: Exchange) -> None:
     names = order.names
     text = (
         f"{names.role(role)!r} must send {names.exchange(exchange)!r} on one way through the conversation, and cannot "
         f"know that it has not gone the other"
     )
     hint = f"let somebody who knows tell {names.role(role)!r}, on every way, before this message"
-    order.tell(
-        "E-UNAWARE-SENDER", exchange.mark, text, role=role, suggestion=hint,
-        trace=order.trace_of_role(role, state, unaware),
-    )  # fmt: skip
+    order.note("E-UNAWARE-SENDER", exchange.mark, text, role=role, suggestion=hint, goals=unaware, state=state)
 
 
 def _check_mixed(order: Order) -> None:
@@ -226,12 +239,12 @@ def _check_mixed(order: Order) -> None:
             moves = _moves(order, view, state)
             heard = [move for move in moves if move[2].sender != role]
             for _, _, sent in moves:
-                if sent.sender == role and _tell_mixed(order, role, state, sent, heard):
+                if sent.sender == role and _note_mixed(order, role, state, sent, heard):
                     break  # the others of this state say the same
 
 
-def _tell_mixed(order: Order, role: int, state: int, sent: Exchange, heard: list[tuple[int, Edge, Exchange]]) -> bool:
-    """Report the first of *heard* that may come instead of what the role may send; return whether there is one."""
+def _note_mixed(order: Order, role: int, state: int, sent: Exchange, heard: list[tuple[int, Edge, Exchange]]) -> bool:
+    """Note the first of *heard* that may come instead of what the role may send; return whether there is one."""
     names = order.names
     for point, edge, received in heard:
         if not sent.beside(received):
@@ -240,9 +253,8 @@ def _tell_mixed(order: Order, role: int, state: int, sent: Exchange, heard: list
                 f"{names.exchange(received)!r}"
             )
             hint = f"let somebody tell {names.role(role)!r} first which of the two comes"
-            order.tell(
-                "E-MIXED", sent.mark, text, role=role, suggestion=hint,
-                trace=order.trace_of_role(role, state, (point,), edge),
+            order.note(
+                "E-MIXED", sent.mark, text, role=role, suggestion=hint, goals=(point,), state=state, edge=edge
             )  # fmt: skip
             return True
     return False
@@ -280,18 +292,12 @@ def _check_ends(order: Order) -> None:
                 f"still to come"
             )
             hint = "write 'end: …' at the end of each way: the bus then tells everybody"
-            order.tell(
-                "E-UNAWARE-END", awaited.mark, text, role=role, suggestion=hint,
-                trace=_trace_to_end(order, role, state, {point: ends[point] for point in over}),
-            )  # fmt: skip
-
-
-def _trace_to_end(order: Order, role: int, state: int, over: dict[int, Edge]) -> Callable[[], tuple[str, ...]]:
-    def trace() -> tuple[str, ...]:
-        # Where it may be over before anything was said, the end itself is what happens.
-        return order.ways.to_member(role, state, over) or order.ways.say([over[order.found.graph.start]])
-
-    return trace
+            for point in over:  # where it may be over before anything was said, the end itself is what happens
+                last = ends[point] if point == graph.start else None
+                order.note(
+                    "E-UNAWARE-END", awaited.mark, text, role=role, suggestion=hint,
+                    goals=(point,), state=state, edge=last,
+                )  # fmt: skip
 
 
 def _nearest(order: Order, role: int, point: int) -> Exchange:
@@ -318,20 +324,24 @@ def _check_lossy(order: Order) -> None:
     }
     if not lossy:
         return
-    told: set[Mark] = set()
+    told: dict[Mark, int] = {}
     for view in order.found.views:
         role = view.machine.role
         for state in range(len(view.points)):
-            for _, edge, exchange in _moves(order, view, state):
-                if exchange.type not in lossy or exchange.mark in told or not _opens_way(view, state, exchange):
+            for point, edge, exchange in _moves(order, view, state):
+                if exchange.type not in lossy or not _opens_way(view, state, exchange):
                     continue
-                told.add(exchange.mark)
+                if told.setdefault(exchange.mark, role) != role:
+                    continue
                 text = (
                     f"{names.exchange(exchange)!r} is at-most-once and may be lost, but {names.role(role)!r} can go on "
                     f"only after it"
                 )
                 hint = "make it at-least-once or durable, or part of a stream that another message ends"
-                order.tell("E-LOSSY-CONTROL", exchange.mark, text, role=role, trace=order.trace(edge), suggestion=hint)
+                order.note(
+                    "E-LOSSY-CONTROL", exchange.mark, text, role=role, suggestion=hint,
+                    goals=(point,), state=state, edge=edge,
+                )  # fmt: skip
 
 
 def _opens_way(view: View, state: int, exchange: Exchange) -> bool:

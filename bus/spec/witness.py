@@ -51,17 +51,19 @@ class Ways:
 
     def to(self, goals: Container[int]) -> tuple[str, ...]:
         """Return the shortest way from the start to one of the points *goals*; () where there is none."""
-        if self._points is None:
-            self._points = _steps(self._found, (self._found.graph.start, 0), lambda at, edge: 0)
-        return self._way(self._points, lambda point, _: point in goals)
+        return self._way(self._to_points(), lambda at: at[0] in goals)[1]
 
     def to_member(self, role: int, state: int, goals: Container[int]) -> tuple[str, ...]:
         """Return the shortest way to one of the points *goals* by which *role* comes to stand in *state*."""
-        if role not in self._members:
-            machine = self._found.views[role].machine
-            start = (self._found.graph.start, machine.start)
-            self._members[role] = _steps(self._found, start, self._stepper(machine))
-        return self._way(self._members[role], lambda point, at: at == state and point in goals)
+        return self._way(self._to_members(role), lambda at: at[1] == state and at[0] in goals)[1]
+
+    def to_first(self, goals: Container[tuple[int, int]], role: int | None) -> tuple[tuple[int, int], tuple[str, ...]]:
+        """Return the nearest of *goals*, one of which can be reached, and the shortest way to it.
+
+        Args:
+            goals: (point, state of *role*), or (point, 0) without a role.
+        """
+        return self._way(self._to_points() if role is None else self._to_members(role), goals.__contains__)
 
     def say(self, edges: Iterable[Edge]) -> tuple[str, ...]:
         """Return what happens on *edges*."""
@@ -84,11 +86,25 @@ class Ways:
 
         return step
 
-    def _way(self, steps: _Steps, is_there: Callable[[int, int], bool]) -> tuple[str, ...]:
+    def _to_points(self) -> _Steps:
+        if self._points is None:
+            self._points = _steps(self._found, (self._found.graph.start, 0), lambda at, edge: 0)
+        return self._points
+
+    def _to_members(self, role: int) -> _Steps:
+        if role not in self._members:
+            machine = self._found.views[role].machine
+            start = (self._found.graph.start, machine.start)
+            self._members[role] = _steps(self._found, start, self._stepper(machine))
+        return self._members[role]
+
+    def _way(
+        self, steps: _Steps, is_there: Callable[[tuple[int, int]], bool]
+    ) -> tuple[tuple[int, int], tuple[str, ...]]:
         for at in steps:  # nearest first
-            if is_there(*at):
-                return self.say(path(steps, at))
-        return ()
+            if is_there(at):
+                return at, self.say(path(steps, at))
+        return (-1, -1), ()
 
 
 def _steps(found: Projections, start: tuple[int, int], step: Callable[[int, Edge], int]) -> _Steps:

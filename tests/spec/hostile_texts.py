@@ -44,7 +44,9 @@ def parallel(n_branches: int, *, pairs: bool = False) -> str:
 def choice(n_branches: int, tail: str = "") -> str:
     """Return a protocol with a choice of so many branches."""
     names = numbered(n_branches)
-    return steps(["- choice: a", "  branches:", *(f"    x{n}: [a -> b: {one}{tail}]" for n, one in enumerate(names))], names)
+    return steps(
+        ["- choice: a", "  branches:", *(f"    x{n}: [a -> b: {one}{tail}]" for n, one in enumerate(names))], names
+    )
 
 
 def row(count: int, *, roles: str = TWO, last: str = "b -> a") -> str:
