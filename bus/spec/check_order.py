@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from bus.spec.automaton import Edge, Exchange, closure
-from bus.spec.diagnostic import Diagnostic, Report, Severity
+from bus.spec.diagnostic import MAX_FINDINGS, Diagnostic, Report, Severity
 from bus.spec.projection import Projections, View
 from bus.spec.syntax import Delivery, Mark, Spec
 from bus.spec.tables import NO_EVENT
 from bus.spec.witness import Names, Ways
+
+_MOST_PLACES = 1_000  # of one fault, among which the nearest is looked for
 
 
 @dataclass(slots=True)
@@ -56,6 +58,11 @@ class Order:
         """Return whether *role* sends or receives the message."""
         return role == exchange.sender or role in self.found.graph.addresses[exchange.address]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether more faults would not be reported."""
+        return len(self._faults) >= MAX_FINDINGS
+
     def places_of(self, mark: Mark) -> list[int]:
         """Return the points at which the message at *mark* may come next, in every product that it is part of."""
         return [point for point, said in self.said.items() if any(one.mark == mark for _, one in said)]
@@ -71,9 +78,14 @@ class Order:
             state: The state of *role* in which it does; None where that does not matter.
             edge: The message, possible at each of *goals*, that the trace ends with.
         """
-        fault = self._faults.setdefault((rule, mark, role), _Fault(suggestion, state is not None))
-        for point in goals:
-            fault.places.setdefault((point, state or 0), (text, edge))
+        fault = self._faults.get((rule, mark, role))
+        if fault is None:
+            if self.is_full:
+                return
+            fault = self._faults[rule, mark, role] = _Fault(suggestion, state is not None)
+        if len(fault.places) < _MOST_PLACES:
+            for point in goals:
+                fault.places.setdefault((point, state or 0), (text, edge))
 
     def tell(self) -> None:
         """Report what was noted."""
@@ -192,16 +204,17 @@ def _check_senders(order: Order) -> None:
     for view in order.found.views:
         role = view.machine.role
         for state, points in enumerate(view.points):
-            if len(points) == 1:
-                continue  # the role knows where it is
+            if len(points) == 1 or order.is_full:
+                continue  # the role knows where it is, or enough was found
             origins: dict[tuple[int, int], tuple[set[int], Exchange]] = {}
             for point, _, exchange in _moves(order, view, state):
                 if exchange.sender == role:
                     origins.setdefault((exchange.type, exchange.address), (set(), exchange))[0].add(point)
+            before = _unseen_before(order, role, points) if origins else None
             for starts, exchange in origins.values():
                 unaware = points - starts
-                if unaware:
-                    unaware -= closure(starts, _unseen_before(order, role, points))
+                if unaware and before is not None:
+                    unaware -= closure(starts, before)
                 if unaware:
                     _note_unaware(order, role, state, unaware, exchange)
 
