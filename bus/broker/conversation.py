@@ -158,7 +158,7 @@ class Conversation:
         if move.interrupt >= 0:
             self._fire(move.interrupt, now, raiser=mailbox, message=(type, address, message_id, body, trace), turn=turn)
             return
-        if move.next != mailbox.at and (mailbox.queued or len(mailbox.leased) > (1 if turn else 0)):
+        if move.next != mailbox.at:
             mailbox.carry_over(type, address, turn)
         if self._step(mailbox, move, now) and mailbox.early:
             self._expect_early(mailbox, now)
@@ -310,9 +310,7 @@ class Conversation:
             if state is None:
                 continue
             moved.append(mailbox)
-            if mailbox is raiser:  # what it says from now on, it says knowing of this
-                mailbox.before.clear()
-            else:
+            if mailbox is not raiser:
                 mailbox.before.append((self.epoch - 1, mailbox.at))
             mailbox.epoch = self.epoch
             if event.discards:
@@ -321,6 +319,8 @@ class Conversation:
                 self._revoke(mailbox, mailbox.discard_newest())
             mailbox.discard_dead()
             self._enter(mailbox, state, now)
+            if mailbox is raiser:
+                mailbox.carry_over_event(number)
             if message is not None and mailbox.role in receivers:
                 type, _, message_id, body, trace = message
                 assert raiser is not None

@@ -221,9 +221,7 @@ class Mailbox:
         self.queued.append(delivery)
 
     def carry_over(self, type: int, address: int, turn: int) -> None:
-        """Let what is not handled yet follow a message that the role has sent meanwhile from another region.
-
-        Without this a delivery that comes once more would lead the role back to before its own message.
+        """Let what is not handled yet follow a message that the role has sent: begun again, a turn goes on from there.
 
         Args:
             turn: Position of the delivery whose turn sent it, 0 outside a turn.
@@ -232,6 +230,13 @@ class Mailbox:
             move = self.machine.send[delivery.state_after].get((type, address))
             if move is not None and delivery.position >= turn:
                 delivery.state_after = move.next
+
+    def carry_over_event(self, event: int) -> None:
+        """Let what is not handled yet follow an interrupt that the role itself has raised: it knows of it."""
+        self.before.clear()
+        for delivery in (*self.leased, *self.queued):
+            delivery.epoch = self.epoch
+            delivery.state_after = self.machine.bus[delivery.state_after].get(event, self.at)
 
     def release(self, *, crashed: bool = False) -> None:
         """Put everything leased back in front, the lease ended; a crash counts as an attempt of the oldest (10)."""

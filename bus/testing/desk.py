@@ -154,8 +154,6 @@ class MonitorDesk:
         if settles:
             mailbox.settle_through(delivery.position)
             conversation.touched[mailbox] = None
-        elif delivery is mailbox.newest():
-            delivery.state_after = mailbox.at
         self._serve()
         return answer
 
