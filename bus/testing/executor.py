@@ -46,6 +46,7 @@ class Run:
         self.choices = choices
         self.trace: list[str] = []
         self._left = steps
+        self._absent = absent
         # Each run is of its own temper: who is slow, how much goes wrong, how far ahead agents read.
         self._mishap = 0.0 if choices.chance(0.3) or calm else MISHAP
         openers = [role for role in arena.openers if role not in absent] or [
@@ -56,6 +57,7 @@ class Run:
         self._clients = Clients(arena, self.desk, choices, protocol=arena.protocol, absent=absent)
         self._place = arena.judge.begin()
         self._seen = 0
+        self._raised: dict[int, int] = {}  # role → epoch in which it spoke last and a bus event came
         self._before: dict[int, int] = {}  # epoch → the judge's place when it ended
         arena.tally.n_runs += 1
 
@@ -68,7 +70,7 @@ class Run:
         self.follow()
         while self.is_on:
             if not self.step():
-                self._cannot_go_on()
+                self.go_on()
             self.follow()
         return self.finish()
 
@@ -77,12 +79,13 @@ class Run:
         """Whether the conversation lives and there are steps left."""
         return self._left > 0 and self.desk.conversation.outcome is None
 
-    def step(self) -> bool:
-        """Let one thing happen; return False where nobody of the run's can do anything."""
+    def step(self, *, calm: bool = False) -> bool:
+        """Let one thing happen, no mishap where *calm*; return False where nobody of the run's can do anything."""
         self._left -= 1
         if self.choices.chance(PROBE):
             self._probe()
-        return (self.choices.chance(self._mishap) and self._befall()) or self._clients.act()
+        happens = self.choices.chance(self._mishap) and not calm
+        return (happens and self._befall()) or self._clients.act()
 
     def finish(self) -> str:
         """Cut the run if it is still on, see that nothing is left behind, and return the outcome."""
@@ -141,7 +144,7 @@ class Run:
 
     def _bury(self, mailbox: Mailbox) -> bool:
         desk = self.desk
-        if not mailbox.leased or mailbox.leased[0].type < 0 or mailbox.role == desk.opener:
+        if not mailbox.leased or mailbox.leased[0].type < 0 or mailbox.role in (desk.opener, *self._absent):
             return False
         if event_of(desk.conversation, mailbox, EventKind.FAILED) is None and self.choices.pick(8):
             return False
@@ -187,6 +190,8 @@ class Run:
             after = judge.send(self._place, entry.sender, entry.type, entry.address)
             if after is None:
                 raise Fault("illegal-accepted", f"{said} was accepted")
+            if self.desk.conversation.mailboxes[entry.sender].epoch > entry.epoch:
+                self._raised[entry.sender] = entry.epoch
         else:
             self._before[entry.epoch - 1] = self._place
             self.trace.append(f"the bus: {entry.event}")
@@ -228,7 +233,7 @@ class Run:
         arena, conversation, choices = self.arena, self.desk.conversation, self.choices
         role, label = choices.pick(len(conversation.mailboxes)), arena.labels[choices.pick(len(arena.labels))]
         allowed = arena.judge.ruling(self._place).allowed(role)
-        if label in allowed:
+        if label in allowed or role in self._absent:
             return
         arena.tally.n_illegal += 1
         epoch = conversation.epoch - choices.pick(min(conversation.epoch + 1, 4))
@@ -249,6 +254,8 @@ class Run:
             return (Answer.REFUSED, Answer.SUPERSEDED)
         if epoch == self.desk.conversation.epoch:
             return (Answer.REFUSED,)
+        if epoch <= self._raised.get(role, -1):  # it has itself raised an interrupt since, and knows of that epoch's end
+            return (Answer.REFUSED, Answer.SUPERSEDED)
         was_allowed = label in self.arena.judge.ruling(self._before[epoch]).allowed(role)
         if not was_allowed and (role, label) in self.arena.guarded:  # a full stream of an older epoch: either will do
             return (Answer.REFUSED, Answer.SUPERSEDED)
@@ -261,8 +268,12 @@ class Run:
             tuple([(one.at, len(one), one.settled, one.timer, one.epoch) for one in conversation.mailboxes]),
         )  # fmt: skip
 
-    def _cannot_go_on(self) -> None:
-        """Nobody can do anything: a dead letter waits for a person, or the conversation is stuck."""
+    def go_on(self) -> None:
+        """Nobody can do anything: a dead letter waits for a person, or the conversation is stuck.
+
+        Raises:
+            Fault: It is stuck.
+        """
         arena, conversation = self.arena, self.desk.conversation
         for mailbox in conversation.mailboxes:
             if mailbox.queued and mailbox.queued[0].state is DeliveryState.DEAD:
