@@ -28,11 +28,15 @@ _SHOWN_STATES = 12
 
 def fuzz(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A protocol's name, or the path of its spec.")],
-    runs: Annotated[int | None, typer.Option(min=1, help="How many conversations are played.", show_default=False)] = None,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="How many conversations are played.", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal runs.")] = 0,
     agent: Annotated[
         str | None,
-        typer.Option(metavar="ROLE=PROGRAM", help="Test this program's agent in this role; play the others against it."),
+        typer.Option(
+            metavar="ROLE=PROGRAM", help="Test this program's agent in this role; play the others against it."
+        ),
     ] = None,
     patience: Annotated[float, typer.Option(min=0.01, help="Seconds that a handler of the agent gets.")] = PATIENCE,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -81,7 +85,7 @@ def _fuzz_agent(protocol: Protocol, given: str, *, runs: int, seed: int, patienc
         )  # fmt: skip
     else:
         lines = [
-            f"{report.agent} as {role} of {protocol.name}@{protocol.version}: {tally.n_runs:,} conversations, seed {seed}",
+            f"{report.agent} as {role} of {protocol.name}@{protocol.version}: {tally.n_runs:,} runs, seed {seed}",
             f"  {tally.n_messages:,} messages, {tally.n_events:,} bus events",
             f"  outcomes: {_outcomes(tally) or 'none'}",
         ]

@@ -16,9 +16,9 @@ from random import Random
 from time import monotonic
 
 from bus.broker.mailbox import DeliveryState
+from bus.engine.memory import MemoryPeer
 from bus.errors import BodyInvalid, MissingHandler, NotAllowed, PalaverError, TurnUnfinished
 from bus.sdk.agent import Agent
-from bus.engine.memory import MemoryPeer
 from bus.spec.protocol import Protocol
 from bus.testing.arena import Arena, Fault, Tally
 from bus.testing.choices import Choices
@@ -36,7 +36,12 @@ _STEPS = 60
 _PAUSES = 4  # in the time up to a deadline: agents with timeouts of their own answer in between
 _MARGIN = 0.1  # seconds of bus time by which the last pause misses the deadline
 _ROUNDS = 20  # turns of the event loop in which an agent answers what it was sent
-_KINDS = {NotAllowed.code: "illegal", BodyInvalid.code: "illegal", TurnUnfinished.code: "unfinished", "raised": "raises"}
+_KINDS = {
+    NotAllowed.code: "illegal",
+    BodyInvalid.code: "illegal",
+    TurnUnfinished.code: "unfinished",
+    "raised": "raises",
+}
 _NO_FAULT = ("superseded", "lease-lost", "ended", "revoked")  # the bus was faster, which nobody can help
 
 
@@ -124,7 +129,7 @@ class _Watch(MemoryConnector):
         def watched(frame: bytes) -> None:
             for record in decode_frame(frame):
                 if record[0] == Kind.NACK:
-                    self.faults.append((_KINDS.get(record[6], record[6]), record[7]))
+                    self._note(record[6], record[7])
             send(frame)
 
         peer.send = watched  # type: ignore[method-assign]  # one connection is watched, not all
@@ -133,8 +138,11 @@ class _Watch(MemoryConnector):
     def _hear(self, on_frame: Callable[[bytes], None], frame: bytes) -> None:
         for record in decode_frame(frame):
             if record[0] == Kind.REFUSED and record[2] not in _NO_FAULT:
-                self.faults.append((_KINDS.get(record[2], record[2]), record[3]["message"]))
+                self._note(record[2], record[3]["message"])
         on_frame(frame)
+
+    def _note(self, code: str, text: str) -> None:
+        self.faults.append((_KINDS.get(code, code), text))
 
 
 class _Meeting:

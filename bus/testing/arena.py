@@ -62,7 +62,10 @@ class Arena:
         self.events = {event.name: number for number, event in enumerate(protocol.tables.events)}
         machines = protocol.tables.machines
         moves = [
-            (machine.role, label, move) for machine in machines for state in machine.send for label, move in state.items()
+            (machine.role, label, move)
+            for machine in machines
+            for state in machine.send
+            for label, move in state.items()
         ]
         types, addresses = {label[0] for _, label, _ in moves}, {label[1] for _, label, _ in moves}
         self.labels: list[Label] = [(type, address) for type in sorted(types) for address in sorted(addresses)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any
 from typing import Protocol as Shape
 
 from bus.broker.conversation import Conversation
@@ -132,7 +133,7 @@ class MonitorDesk:
         """Take one commit of a turn, as ``Admission.commit`` and ``History`` do."""
         conversation = self.conversation
         mailbox = conversation.mailboxes[role]
-        sends = [[self._new_id(), *label, None, None, _EMPTY] for label in labels]
+        sends: list[list[Any]] = [[self._new_id(), *label, None, None, _EMPTY] for label in labels]
         refusal, is_superseded = check_commit(
             conversation, mailbox, delivery, settles=settles, sends=sends, saved=None, state_bytes=_STATE_BYTES
         )

@@ -17,7 +17,7 @@ from bus.testing.choices import Choices
 from bus.testing.clients import Clients
 from bus.testing.desk import Answer, Desk, MonitorDesk, event_of
 
-MISHAP = 0.06  # of the steps of a run in which mishaps happen at all
+MISHAPS = (0.0, 0.05, 0.2)  # of the steps of a run something goes wrong in so many; each run has one of these
 PROBE = 0.1  # of the steps before which one forbidden message is tried
 STEPS = 120  # after which a run is cut: an endless protocol has no other end
 CUT = "(cut)"  # stands for the outcome of a run that was cut
@@ -48,7 +48,7 @@ class Run:
         self._left = steps
         self._absent = absent
         # Each run is of its own temper: who is slow, how much goes wrong, how far ahead agents read.
-        self._mishap = 0.0 if choices.chance(0.3) or calm else MISHAP
+        self._mishap = 0.0 if calm else MISHAPS[choices.pick(len(MISHAPS))]
         openers = [role for role in arena.openers if role not in absent] or [
             role for role in range(len(arena.protocol.roles)) if role not in absent
         ]
@@ -244,7 +244,10 @@ class Run:
             raise Fault("illegal-changed", f"{said} is not allowed and changed something")
         if answer is Answer.ACCEPTED or answer not in self._verdicts(role, label, epoch):
             raise Fault("wrong-verdict", f"{said} of epoch {epoch}, now {conversation.epoch}, was {answer}")
-        listed = {(one.type, one.address) for one in out_of_turn(conversation, conversation.mailboxes[role], label[0]).allowed or ()}
+        listed = {
+            (one.type, one.address)
+            for one in out_of_turn(conversation, conversation.mailboxes[role], label[0]).allowed or ()
+        }
         if listed != allowed:
             raise Fault("allowed-list", f"the refusal of {said} lists {sorted(listed)}, not {sorted(allowed)}")
 
@@ -254,7 +257,9 @@ class Run:
             return (Answer.REFUSED, Answer.SUPERSEDED)
         if epoch == self.desk.conversation.epoch:
             return (Answer.REFUSED,)
-        if epoch <= self._raised.get(role, -1):  # it has itself raised an interrupt since, and knows of that epoch's end
+        if epoch <= self._raised.get(
+            role, -1
+        ):  # it has itself raised an interrupt since, and knows of that epoch's end
             return (Answer.REFUSED, Answer.SUPERSEDED)
         was_allowed = label in self.arena.judge.ruling(self._before[epoch]).allowed(role)
         if not was_allowed and (role, label) in self.arena.guarded:  # a full stream of an older epoch: either will do

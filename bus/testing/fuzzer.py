@@ -59,7 +59,10 @@ class Report:
         protocol, machine = self.protocol, self.protocol.tables.machines[role]
         sends = sorted({protocol.messages[type].name for type, _ in machine.send[state]})
         waits = sorted({protocol.messages[type].name for _, type in machine.receive[state]})
-        parts = [*(["may send " + ", ".join(sends)] if sends else []), *(["waits for " + ", ".join(waits)] if waits else [])]
+        parts = [
+            *(["may send " + ", ".join(sends)] if sends else []),
+            *(["waits for " + ", ".join(waits)] if waits else []),
+        ]
         return "; ".join(parts) or "has nothing to do"
 
 
@@ -94,8 +97,8 @@ def fuzz_protocol(
         if on_run is not None:
             on_run(number + 1)
     report = Report(protocol, arena.tally)
-    for kind, (name, choices, fault) in first.items():
-        text, trace = _shortest(protocol, choices, fault, steps=steps, calm=calm)
+    for kind, (name, choices, found) in first.items():
+        text, trace = _shortest(protocol, choices, found, steps=steps, calm=calm)
         report.findings.append(Finding(kind, text, name, trace, times[kind]))
     return report
 

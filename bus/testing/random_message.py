@@ -162,7 +162,7 @@ class _Values:
         if str(operation) == "RANGE":
             return chr(self._random.randint(*argument))
         if str(operation) == "CATEGORY":
-            return self._random.choice("0123456789" if "DIGIT" in str(argument) else "abz09" if "WORD" in str(argument) else " ")
+            return self._random.choice(
+                "0123456789" if "DIGIT" in str(argument) else "abz09" if "WORD" in str(argument) else " "
+            )
         return chr(argument)
-
-

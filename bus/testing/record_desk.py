@@ -54,7 +54,7 @@ class _Player:
     def commit_number(self, fence: int, position: int) -> int:
         """Return the number of the turn's next commit: the broker says how many earlier attempts have made."""
         key = (fence, position)
-        number = self._commits.get(key, self.given[key][_COMMITS])
+        number = self._commits.get(key) or int(self.given[key][_COMMITS])
         self._commits[key] = number + 1
         return number
 
@@ -126,7 +126,18 @@ class RecordDesk:
         player, n = self._players[role], self._players[role].number()
         body = self._new_body(label[0])
         player.put(
-            [Kind.SEND, n, self._new_id(), self.conversation.conversation_id, role, *label, max(0, epoch), None, None, body]
+            [
+                Kind.SEND,
+                n,
+                self._new_id(),
+                self.conversation.conversation_id,
+                role,
+                *label,
+                max(0, epoch),
+                None,
+                None,
+                body,
+            ]
         )
         return self._answer(player, n)
 
