@@ -94,6 +94,9 @@ class Run:
             self.desk.cancel()
             self.follow()
         for mailbox in self.desk.conversation.mailboxes:
+            if not self.desk.conversation.reason and not mailbox.machine.final[mailbox.at]:
+                name = self.arena.protocol.roles[mailbox.role].name
+                raise Fault("inconsistent", f"the conversation is over, and {name} does not know it")
             if mailbox.early:
                 sender = self.arena.protocol.roles[mailbox.early[0].sender].name
                 name = self.arena.protocol.messages[mailbox.early[0].type].name
@@ -105,22 +108,24 @@ class Run:
 
     def _befall(self) -> bool:
         """Let something befall the conversation; False where nothing can."""
-        desk, conversation, choices = self.desk, self.desk.conversation, self.choices
-        kind = choices.pick(8)
-        mailbox = conversation.mailboxes[choices.pick(len(conversation.mailboxes))]
-        if kind < 3:
-            return self._miss()
-        if kind < 5:
-            return self._time_is_up()
-        if kind == 5:
-            event = event_of(conversation, mailbox, EventKind.LOST)
-            if event is None or mailbox.agent is None or mailbox.human:
-                return False
-            desk.strike(event)
-            return True
-        if kind == 6:
-            return self._clients.interrupt(mailbox.role)
-        return self._bury(mailbox)
+        kinds = (self._miss, self._time_is_up, self._lose, self._interrupt, self._bury)
+        first = self.choices.pick(len(kinds))
+        return any(kind() for kind in (*kinds[first:], *kinds[:first]))
+
+    def _any_mailbox(self) -> Mailbox:
+        mailboxes = self.desk.conversation.mailboxes
+        return mailboxes[self.choices.pick(len(mailboxes))]
+
+    def _interrupt(self) -> bool:
+        return self._clients.interrupt(self._any_mailbox().role)
+
+    def _lose(self) -> bool:
+        mailbox = self._any_mailbox()
+        event = event_of(self.desk.conversation, mailbox, EventKind.LOST)
+        if event is None or mailbox.agent is None or mailbox.human:
+            return False
+        self.desk.strike(event)
+        return True
 
     def _miss(self) -> bool:
         """Let somebody be late; deadlines that only end the conversation pass more rarely than others."""
@@ -142,8 +147,8 @@ class Run:
             self.desk.strike(timeouts[self.choices.pick(len(timeouts))])
         return bool(timeouts)
 
-    def _bury(self, mailbox: Mailbox) -> bool:
-        desk = self.desk
+    def _bury(self) -> bool:
+        desk, mailbox = self.desk, self._any_mailbox()
         if not mailbox.leased or mailbox.leased[0].type < 0 or mailbox.role in (desk.opener, *self._absent):
             return False
         if event_of(desk.conversation, mailbox, EventKind.FAILED) is None and self.choices.pick(8):
