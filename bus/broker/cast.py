@@ -76,9 +76,7 @@ class Cast:
         return self.gathering.after_event(mailbox.role, mailbox.at, event)
 
     def carry_over(self, mailbox: Mailbox, type: int, address: int, turn: int) -> None:
-        """Let what is not handled yet follow a message that the role has sent meanwhile from another region.
-
-        Without this a delivery that comes once more would lead the role back to before its own message.
+        """Let what is not handled yet follow a message that the role has sent: begun again, a turn goes on from there.
 
         Args:
             turn: Position of the delivery whose turn sent it, 0 outside a turn.
@@ -87,6 +85,16 @@ class Cast:
             move = mailbox.machine.send[delivery.state_after].get((type, address))
             if move is not None and delivery.position >= turn:
                 delivery.state_after = self.after(mailbox, delivery.state_after, move)
+
+    def carry_over_event(self, mailbox: Mailbox, event: int) -> None:
+        """Let what is not handled yet follow an interrupt that the player itself has raised: it knows of it."""
+        mailbox.before.clear()
+        for delivery in (*mailbox.leased, *mailbox.queued):
+            delivery.epoch = mailbox.epoch
+            state = mailbox.machine.bus[delivery.state_after].get(event, mailbox.at)
+            if state < 0 and self.gathering is not None:
+                state = self.gathering.after_event(mailbox.role, delivery.state_after, event)
+            delivery.state_after = state
 
     def is_known_to_all(self, event: int, mailboxes: Sequence[Mailbox]) -> bool:
         """Return whether every player whom *event* concerns stands where it knows it."""

@@ -166,7 +166,7 @@ class Conversation:
                 move.interrupt, now, raiser=mailbox, message=message, to=self.tables.addresses[address], turn=turn
             )
             return
-        if move.next != mailbox.at and (mailbox.queued or len(mailbox.leased) > (1 if turn else 0)):
+        if move.next != mailbox.at:
             self.cast.carry_over(mailbox, type, address, turn)
         if self._step(mailbox, move, now) and mailbox.early:
             self._expect_early(mailbox, now)
@@ -326,6 +326,8 @@ class Conversation:
                     self._revoke(mailbox, mailbox.discard_newest())
             mailbox.discard_dead()
             self._enter(mailbox, state, now)
+            if mailbox is raiser:
+                self.cast.carry_over_event(mailbox, number)
             if message is not None and mailbox.role in to:
                 mailbox.take_in(message.copy())
             elif event.kind is not EventKind.END and not (
@@ -343,9 +345,7 @@ class Conversation:
 
     def _overtake(self, mailbox: Mailbox, event: BusEvent, member: int, raiser: Mailbox | None) -> None:
         """Note that the bus moved the role; what befalls one member leaves turns about the others as they are."""
-        if mailbox is raiser:  # what it says from now on, it says knowing of this
-            mailbox.before.clear()
-        else:
+        if mailbox is not raiser:
             mailbox.before.append((self.epoch - 1, mailbox.at))
         mailbox.epoch = self.epoch
         if member < 0 and event.kind is not EventKind.LATE:

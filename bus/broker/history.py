@@ -145,8 +145,6 @@ class History:
             if mailbox.human:
                 mailbox.answered = (position, agent)
             return changed + self._settle(conversation, mailbox, position)[1:]
-        if turn is not None and turn is mailbox.newest():
-            turn.state_after = mailbox.at  # begun again, the turn goes on from here
         return changed + self._with_children(conversation)[1:]
 
     def _handled(self, conversation_id: bytes, role: int, agent: str, fence: int, position: int) -> list[Conversation]:

@@ -190,9 +190,12 @@ class Mailbox:
         if self.allowed_before(type, address, epoch):
             return True
         # An interrupt may also cross with a message by which its scope was left: the role has not read that yet,
-        # or does not see it at all.
-        states = [self.at, *(one.state_before for one in (*self.leased, *self.queued))]
-        moves = [self.machine.send[state].get((type, address)) for state in states if state >= 0]
+        # or does not see it at all. What it had not read before a bus event may be gone by now.
+        sends = self.machine.send
+        states = [self.at, *(one.state_before for one in (*self.leased, *self.queued) if one.state_before >= 0)]
+        moves = [sends[state].get((type, address)) for state in states]
+        if epoch < self.epoch:
+            moves = [state.get((type, address)) for state in sends]
         return any(move is not None and move.interrupt >= 0 for move in moves)
 
     def can_go_on(self, turn: int, *, is_opener: bool) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bus.cli.exit_codes import ExitCode
 from bus.cli.output import console, errors, print_json, say
+from bus.fleet.launch import load_program
+from bus.fleet.program import locate_program
+from bus.fleet.project import find_project
+from bus.log import configure_logging
 from bus.spec.compile import load_protocol
+from bus.spec.protocol import Protocol
+from bus.testing.agent_fuzzer import AGENT_RUNS, PATIENCE, fuzz_agent
+from bus.testing.arena import Tally
 from bus.testing.fuzzer import RUNS, Finding, Report, fuzz_protocol
 
 _SHOWN_STATES = 12
@@ -23,6 +32,13 @@ def fuzz(
         int | None, typer.Option(min=1, help="How many conversations are played.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal runs.")] = 0,
+    agent: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLE=PROGRAM", help="Test this program's agent in this role; play the others against it."
+        ),
+    ] = None,
+    patience: Annotated[float, typer.Option(min=0.01, help="Seconds that a handler of the agent gets.")] = PATIENCE,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Play a protocol at random: any order, slow handlers, missed deadlines, forbidden messages.
@@ -30,6 +46,9 @@ def fuzz(
     Exits with 1 where something was found.
     """
     protocol = load_protocol(file)
+    if agent is not None:
+        _fuzz_agent(protocol, agent, runs=runs or AGENT_RUNS, seed=seed, patience=patience, as_json=as_json)
+        return
     wanted = runs or RUNS
     with _progress(wanted, f"{protocol.name}@{protocol.version}") as advance:
         report = fuzz_protocol(protocol, runs=wanted, seed=seed, on_run=advance)
@@ -39,6 +58,46 @@ def fuzz(
         _show(report, seed)
     if report.findings:
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def _fuzz_agent(protocol: Protocol, given: str, *, runs: int, seed: int, patience: float, as_json: bool) -> None:
+    role, _, text = given.partition("=")
+    if not text:
+        raise typer.BadParameter(f"--agent: expected ROLE=PROGRAM, got {given!r}")
+    if role not in {one.name for one in protocol.roles}:
+        known = ", ".join(one.name for one in protocol.roles)
+        raise typer.BadParameter(f"--agent: expected a role of {protocol.name} ({known}), got {role!r}")
+    configure_logging("critical")  # what an agent logs is not the matter here; findings say what is wrong
+    program = load_program(locate_program(text, find_project(Path.cwd()).root))
+    with _progress(runs, f"{program.name} as {role}") as advance:
+        report = asyncio.run(
+            fuzz_agent(program, protocol, role, runs=runs, seed=seed, patience=patience, on_run=advance)
+        )
+    tally = report.tally
+    if as_json:
+        print_json(
+            {
+                "protocol": protocol.name, "version": protocol.version, "digest": protocol.digest, "role": role,
+                "agent": report.agent, "seed": seed, "runs": tally.n_runs, "messages": tally.n_messages,
+                "events": tally.n_events, "outcomes": dict(sorted(tally.outcomes.items())),
+                "findings": [finding.as_json() for finding in report.findings],
+            }
+        )  # fmt: skip
+    else:
+        lines = [
+            f"{report.agent} as {role} of {protocol.name}@{protocol.version}: {tally.n_runs:,} runs, seed {seed}",
+            f"  {tally.n_messages:,} messages, {tally.n_events:,} bus events",
+            f"  outcomes: {_outcomes(tally) or 'none'}",
+        ]
+        for line in lines:
+            console.print(line, markup=False, soft_wrap=True)
+        show_findings(report.findings)
+    if report.findings:
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def _outcomes(tally: Tally) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in tally.outcomes.most_common())
 
 
 @contextmanager
@@ -71,7 +130,7 @@ def _show(report: Report, seed: int) -> None:
         f"{protocol.name}@{protocol.version}: {tally.n_runs:,} runs, seed {seed}",
         f"  {tally.n_messages:,} messages, {tally.n_events:,} bus events",
         f"  {tally.n_illegal:,} forbidden messages tried" + ("" if report.findings else ", all refused"),
-        "  outcomes: " + ", ".join(f"{name} {n:,}" for name, n in tally.outcomes.most_common()),
+        f"  outcomes: {_outcomes(tally)}",
     ]
     unreached = report.unreached()
     if unreached:

@@ -230,6 +230,18 @@ class Automaton:
             self.addresses.append(receivers)
         return self.addresses.index(receivers)
 
+    def ahead(self, node: int) -> int:
+        """Return the node in which something is decided, past those that only lead on from *node*."""
+        passed = {node}
+        while len(self.nodes[node].edges) == 1 and not self.nodes[node].is_position:
+            if self.nodes[node].begins != NO_EACH:
+                break
+            node = self.nodes[node].edges[0].target
+            if node in passed:
+                break
+            passed.add(node)
+        return node
+
     def guard(self, head: int, counter: int) -> None:
         """Let the pass of a loop that begins in *head* only begin while its *counter* is below the limit."""
         for number in closure({head}, self._silently):

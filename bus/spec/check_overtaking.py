@@ -236,7 +236,7 @@ def _missed(
     # A pass that is counted before it was gone through would end its loop too early.
     counted = {graph.counters[counter].event for counter in edge.counts} - {NO_EVENT}
     kept = {one for one in events | here if not table[one].discards or table[one].scope not in exchange.scopes} - own
-    return frozenset(kept) | ((events | here) - own - there) | sudden | counted
+    return frozenset(kept | ((events | here) - own - there) | sudden | counted)
 
 
 def _unaware(names: Names, exchange: Exchange, awaited: Exchange, event: int, trace: tuple[str, ...]) -> Diagnostic:

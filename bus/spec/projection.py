@@ -87,22 +87,9 @@ def _shorten(graph: Automaton, reachable: set[int]) -> None:
 
     What such nodes reset and count is settled already. Ways that lead to the same place then are the same point.
     """
-
-    def ahead(node: int) -> int:
-        passed = {node}
-        while len(graph.nodes[node].edges) == 1 and not graph.nodes[node].is_position:
-            node = graph.nodes[node].edges[0].target
-            if node in passed:
-                break
-            passed.add(node)
-        return node
-
     for number in reachable:
         node = graph.nodes[number]
-        node.edges = [
-            edge if edge.silent or ahead(edge.target) == edge.target else replace(edge, target=ahead(edge.target))
-            for edge in node.edges
-        ]
+        node.edges = [edge if edge.silent else replace(edge, target=graph.ahead(edge.target)) for edge in node.edges]
 
 
 def _points(graph: Automaton) -> dict[int, tuple[Edge, ...]]:

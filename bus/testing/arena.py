@@ -67,8 +67,14 @@ class Arena:
             for state in machine.send
             for label, move in state.items()
         ]
-        types, addresses = {label[0] for _, label, _ in moves}, {label[1] for _, label, _ in moves}
-        self.labels: list[Label] = [(type, address) for type in sorted(types) for address in sorted(addresses)]
+        exchanges = {
+            edge.exchange for node in self.judge.graph.nodes for edge in node.edges if edge.exchange is not None
+        }
+        self.labels: list[Label] = [
+            (type, address)
+            for type in sorted({one.type for one in exchanges})
+            for address in sorted({one.address for one in exchanges})
+        ]
         self.interrupts = {(role, label) for role, label, move in moves if move.interrupt >= 0}
         self.guarded = {(role, label) for role, label, move in moves if move.guards}
         self.tally = Tally(reached=[set() for _ in machines])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any
 from typing import Protocol as Shape
 
 from bus.broker.conversation import Conversation
@@ -132,7 +133,7 @@ class MonitorDesk:
         """Take one commit of a turn, as ``Admission.commit`` and ``History`` do."""
         conversation = self.conversation
         mailbox = conversation.mailboxes[role]
-        sends = [[self._new_id(), *label, None, None, _EMPTY] for label in labels]
+        sends: list[list[Any]] = [[self._new_id(), *label, None, None, _EMPTY] for label in labels]
         refusal, is_superseded = check_commit(
             conversation, mailbox, delivery, settles=settles, sends=sends, saved=None, state_bytes=_STATE_BYTES
         )
@@ -154,8 +155,6 @@ class MonitorDesk:
         if settles:
             mailbox.settle_through(delivery.position)
             conversation.touched[mailbox] = None
-        elif delivery is mailbox.newest():
-            delivery.state_after = mailbox.at
         self._serve()
         return answer
 
@@ -181,7 +180,7 @@ class MonitorDesk:
         timer = conversation.tables.timers[mailbox.timer]
         if mailbox.retries < timer.retry:
             conversation.retry(mailbox, 0.0)
-        elif timer.event >= 0 and not conversation.is_known_to_all(timer.event):
+        elif timer.event >= 0 and not conversation.cast.is_known_to_all(timer.event, conversation.mailboxes):
             conversation.wait_again(mailbox, 0.0)
         elif timer.event >= 0:
             conversation.fire(timer.event, 0.0)

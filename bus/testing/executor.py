@@ -17,7 +17,7 @@ from bus.testing.choices import Choices
 from bus.testing.clients import Clients
 from bus.testing.desk import Answer, Desk, MonitorDesk, event_of
 
-MISHAP = 0.06  # of the steps of a run in which mishaps happen at all
+MISHAPS = (0.0, 0.05, 0.2)  # of the steps of a run something goes wrong in so many; each run has one of these
 PROBE = 0.1  # of the steps before which one forbidden message is tried
 STEPS = 120  # after which a run is cut: an endless protocol has no other end
 CUT = "(cut)"  # stands for the outcome of a run that was cut
@@ -46,8 +46,9 @@ class Run:
         self.choices = choices
         self.trace: list[str] = []
         self._left = steps
+        self._absent = absent
         # Each run is of its own temper: who is slow, how much goes wrong, how far ahead agents read.
-        self._mishap = 0.0 if choices.chance(0.3) or calm else MISHAP
+        self._mishap = 0.0 if calm else MISHAPS[choices.pick(len(MISHAPS))]
         openers = [role for role in arena.openers if role not in absent] or [
             role for role in range(len(arena.protocol.roles)) if role not in absent
         ]
@@ -56,6 +57,7 @@ class Run:
         self._clients = Clients(arena, self.desk, choices, protocol=arena.protocol, absent=absent)
         self._place = arena.judge.begin()
         self._seen = 0
+        self._raised: dict[int, int] = {}  # role → epoch in which it spoke last and a bus event came
         self._before: dict[int, int] = {}  # epoch → the judge's place when it ended
         arena.tally.n_runs += 1
 
@@ -68,7 +70,7 @@ class Run:
         self.follow()
         while self.is_on:
             if not self.step():
-                self._cannot_go_on()
+                self.go_on()
             self.follow()
         return self.finish()
 
@@ -77,12 +79,13 @@ class Run:
         """Whether the conversation lives and there are steps left."""
         return self._left > 0 and self.desk.conversation.outcome is None
 
-    def step(self) -> bool:
-        """Let one thing happen; return False where nobody of the run's can do anything."""
+    def step(self, *, calm: bool = False) -> bool:
+        """Let one thing happen, no mishap where *calm*; return False where nobody of the run's can do anything."""
         self._left -= 1
         if self.choices.chance(PROBE):
             self._probe()
-        return (self.choices.chance(self._mishap) and self._befall()) or self._clients.act()
+        happens = self.choices.chance(self._mishap) and not calm
+        return (happens and self._befall()) or self._clients.act()
 
     def finish(self) -> str:
         """Cut the run if it is still on, see that nothing is left behind, and return the outcome."""
@@ -91,6 +94,9 @@ class Run:
             self.desk.cancel()
             self.follow()
         for mailbox in self.desk.conversation.mailboxes:
+            if not self.desk.conversation.reason and not mailbox.machine.final[mailbox.at]:
+                name = self.arena.protocol.roles[mailbox.role].name
+                raise Fault("inconsistent", f"the conversation is over, and {name} does not know it")
             if mailbox.early:
                 sender = self.arena.protocol.roles[mailbox.early[0].sender].name
                 name = self.arena.protocol.messages[mailbox.early[0].type].name
@@ -102,22 +108,24 @@ class Run:
 
     def _befall(self) -> bool:
         """Let something befall the conversation; False where nothing can."""
-        desk, conversation, choices = self.desk, self.desk.conversation, self.choices
-        kind = choices.pick(8)
-        mailbox = conversation.mailboxes[choices.pick(len(conversation.mailboxes))]
-        if kind < 3:
-            return self._miss()
-        if kind < 5:
-            return self._time_is_up()
-        if kind == 5:
-            event = event_of(conversation, mailbox, EventKind.LOST)
-            if event is None or mailbox.agent is None or mailbox.human:
-                return False
-            desk.strike(event)
-            return True
-        if kind == 6:
-            return self._clients.interrupt(mailbox.role)
-        return self._bury(mailbox)
+        kinds = (self._miss, self._time_is_up, self._lose, self._interrupt, self._bury)
+        first = self.choices.pick(len(kinds))
+        return any(kind() for kind in (*kinds[first:], *kinds[:first]))
+
+    def _any_mailbox(self) -> Mailbox:
+        mailboxes = self.desk.conversation.mailboxes
+        return mailboxes[self.choices.pick(len(mailboxes))]
+
+    def _interrupt(self) -> bool:
+        return self._clients.interrupt(self._any_mailbox().role)
+
+    def _lose(self) -> bool:
+        mailbox = self._any_mailbox()
+        event = event_of(self.desk.conversation, mailbox, EventKind.LOST)
+        if event is None or mailbox.agent is None or mailbox.human:
+            return False
+        self.desk.strike(event)
+        return True
 
     def _miss(self) -> bool:
         """Let somebody be late; deadlines that only end the conversation pass more rarely than others."""
@@ -139,9 +147,9 @@ class Run:
             self.desk.strike(timeouts[self.choices.pick(len(timeouts))])
         return bool(timeouts)
 
-    def _bury(self, mailbox: Mailbox) -> bool:
-        desk = self.desk
-        if not mailbox.leased or mailbox.leased[0].type < 0 or mailbox.role == desk.opener:
+    def _bury(self) -> bool:
+        desk, mailbox = self.desk, self._any_mailbox()
+        if not mailbox.leased or mailbox.leased[0].type < 0 or mailbox.role in (desk.opener, *self._absent):
             return False
         if event_of(desk.conversation, mailbox, EventKind.FAILED) is None and self.choices.pick(8):
             return False
@@ -187,6 +195,8 @@ class Run:
             after = judge.send(self._place, entry.sender, entry.type, entry.address)
             if after is None:
                 raise Fault("illegal-accepted", f"{said} was accepted")
+            if self.desk.conversation.mailboxes[entry.sender].epoch > entry.epoch:
+                self._raised[entry.sender] = entry.epoch
         else:
             self._before[entry.epoch - 1] = self._place
             self.trace.append(f"the bus: {entry.event}")
@@ -218,8 +228,9 @@ class Run:
             name = arena.protocol.tables.events[ruling.due].name
             raise Fault("event-missing", f"{name} is due and does not come")
         if place.is_even:
+            points = {place.point, arena.judge.graph.ahead(place.point)}
             for role, at in enumerate(ats):
-                if place.point not in arena.points[role][at]:
+                if points.isdisjoint(arena.points[role][at]):
                     name = arena.protocol.roles[role].name
                     raise Fault("inconsistent", f"{name} is not where the conversation is (state {at})")
 
@@ -228,7 +239,7 @@ class Run:
         arena, conversation, choices = self.arena, self.desk.conversation, self.choices
         role, label = choices.pick(len(conversation.mailboxes)), arena.labels[choices.pick(len(arena.labels))]
         allowed = arena.judge.ruling(self._place).allowed(role)
-        if label in allowed:
+        if label in allowed or role in self._absent:
             return
         arena.tally.n_illegal += 1
         epoch = conversation.epoch - choices.pick(min(conversation.epoch + 1, 4))
@@ -252,6 +263,10 @@ class Run:
             return (Answer.REFUSED, Answer.SUPERSEDED)
         if epoch == self.desk.conversation.epoch:
             return (Answer.REFUSED,)
+        if epoch <= self._raised.get(
+            role, -1
+        ):  # it has itself raised an interrupt since, and knows of that epoch's end
+            return (Answer.REFUSED, Answer.SUPERSEDED)
         was_allowed = label in self.arena.judge.ruling(self._before[epoch]).allowed(role)
         if not was_allowed and (role, label) in self.arena.guarded:  # a full stream of an older epoch: either will do
             return (Answer.REFUSED, Answer.SUPERSEDED)
@@ -264,8 +279,12 @@ class Run:
             tuple([(one.at, len(one), one.settled, one.timer, one.epoch) for one in conversation.mailboxes]),
         )  # fmt: skip
 
-    def _cannot_go_on(self) -> None:
-        """Nobody can do anything: a dead letter waits for a person, or the conversation is stuck."""
+    def go_on(self) -> None:
+        """Nobody can do anything: a dead letter waits for a person, or the conversation is stuck.
+
+        Raises:
+            Fault: It is stuck.
+        """
         arena, conversation = self.arena, self.desk.conversation
         for mailbox in conversation.mailboxes:
             if mailbox.queued and mailbox.queued[0].state is DeliveryState.DEAD:

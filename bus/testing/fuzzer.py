@@ -97,8 +97,8 @@ def fuzz_protocol(
         if on_run is not None:
             on_run(number + 1)
     report = Report(protocol, arena.tally)
-    for kind, (name, choices, fault) in first.items():
-        text, trace = _shortest(protocol, choices, fault, steps=steps, calm=calm)
+    for kind, (name, choices, found) in first.items():
+        text, trace = _shortest(protocol, choices, found, steps=steps, calm=calm)
         report.findings.append(Finding(kind, text, name, trace, times[kind]))
     return report
 

@@ -7,6 +7,7 @@ are out of order all the same; ``check`` decides which may run. Equal seeds give
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from random import Random
 from typing import Any, TypeAlias
@@ -20,7 +21,7 @@ _MOST_DEPTH = 3
 
 def random_protocol(seed: int) -> str:
     """Return the text of a protocol: JSON, which is YAML too. Not every one is in order."""
-    return _Writer(Random(seed)).protocol(seed)
+    return _Writer(Random(seed)).protocol()
 
 
 class _Writer:
@@ -48,18 +49,18 @@ class _Writer:
             self._scope: 3,
         }
 
-    def protocol(self, seed: int) -> str:
+    def protocol(self) -> str:
         conversation = self._block(0, at_least=2)
         if self._random.random() < 0.5 and not _is_closed(conversation):
             conversation.append(self._end())
+        spoken = re.findall(r"\b[a-d]\b", json.dumps(conversation))
         messages: dict[str, dict[str, Any]] = {name: self._declaration(name) for name in self._messages}
         return json.dumps(
             {
                 "language": 1,
-                "protocol": f"random-{seed}",
+                "protocol": "random",
                 "version": "1.0.0",
-                "roles": {role: {} for role in self._roles if f'"{role} ->' in json.dumps(conversation)
-                          or f" {role}" in json.dumps(conversation)},
+                "roles": {role: {} for role in self._roles if role in spoken},
                 "messages": messages,
                 "outcomes": dict.fromkeys(_OUTCOMES, ""),
                 "conversation": conversation,

@@ -54,7 +54,7 @@ class _Player:
     def commit_number(self, fence: int, position: int) -> int:
         """Return the number of the turn's next commit: the broker says how many earlier attempts have made."""
         key = (fence, position)
-        number = self._commits.get(key, self.given[key][_COMMITS])
+        number = self._commits.get(key) or int(self.given[key][_COMMITS])
         self._commits[key] = number + 1
         return number
 
@@ -77,12 +77,14 @@ class RecordDesk:
         absent: Role → name of the agent that plays it by itself.
         new_body: Makes the body of a message type, by its index.
         request_id: Names the conversation.
+        on_time: Is called whenever bus time passes, so that others prove that they live.
     """
 
     def __init__(
         self, protocol: Protocol, *, opener: int, credit: int = 1, engine: MemoryEngine | None = None,
         clock: ManualClock | None = None, absent: dict[int, str] | None = None,
         new_body: Callable[[int], bytes] | None = None, request_id: str = "1",
+        on_time: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         self.protocol = protocol
         self.lossy = tuple(one.delivery is DeliveryClass.AT_MOST_ONCE for one in protocol.messages)
@@ -95,6 +97,7 @@ class RecordDesk:
         self._credit = credit
         self._n_ids = 0
         self._new_body = new_body or (lambda index: _EMPTY)
+        self._on_time = on_time or (lambda: None)
         self._request = request_id
         absent = absent or {}
         self._players: dict[int, _Player] = {}
@@ -221,6 +224,7 @@ class RecordDesk:
         self.clock.advance(duration)
         for player in self._players.values():
             player.put([Kind.CREDIT, 0])
+        self._on_time()
         self._settle()
 
     # -- parts -------------------------------------------------------------------------------------

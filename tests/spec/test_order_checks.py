@@ -184,3 +184,62 @@ def test_warnings_refuse_nothing():
     found = diagnostics(text_of("- a -> b: M*\n- a -> b: N"))
 
     assert [one.severity for one in found] == [Severity.WARNING]
+
+
+# -- found by random execution ------------------------------------------------------------------------
+
+
+def test_a_pass_that_is_counted_must_be_ended_by_who_knows_that_it_is_over():
+    conversation = (
+        "- loop: l\n  max: 3\n  do:\n    - b -> a, c: K\n    - parallel: {x: [c -> a: M, a -> b: N], y: [c -> b: O]}\n"
+        "  else: [{end: enough}]"
+    )
+
+    [(rule, role, _)] = told(conversation, more="outcomes: {enough: ''}")
+
+    assert (rule, role) == ("E-UNCOUNTABLE", "a")
+
+
+def test_a_pass_that_is_counted_may_have_a_parallel_in_it():
+    conversation = (
+        "- loop: l\n  max: 3\n  do:\n    - b -> a, c: K\n    - parallel: {x: [c -> a: M, a -> b: N], y: [c -> b: O]}\n"
+        "    - b -> a: E\n  else: [{end: enough}]"
+    )
+
+    assert told(conversation, more="outcomes: {enough: ''}") == []
+
+
+def test_nobody_may_be_a_pass_ahead_of_an_else_that_would_lead_him_back():
+    conversation = "- loop: l\n  within: 5m\n  do:\n    - c -> a: M\n    - {a -> b: N, within: 1s, else: [{end: late}]}\n  else: []"
+
+    [(rule, role, _)] = told(conversation, more="outcomes: {late: ''}")
+
+    assert (rule, role) == ("E-UNAWARE-SENDER", "c")
+
+
+def test_what_stands_outside_a_scope_may_not_run_ahead_of_what_cuts_it_short():
+    conversation = (
+        "- loop: l\n  endless: true\n  do:\n    - scope: s\n      do: [b -> c: M]\n"
+        "      interrupts: [{timeout: 9m, then: [{end: kept}]}]\n    - a -> b: N"
+    )
+
+    rules = {rule for rule, _, _ in told(conversation, more="outcomes: {kept: ''}")}
+
+    assert rules == {"E-UNAWARE-SENDER"}
+
+
+def test_who_has_a_deadline_of_his_own_may_answer_ahead_of_others():
+    conversation = "- a -> b: M\n- a -> c: N\n- b -> a: O\n- {c -> a: P, within: 5s, else: [{end: late}]}"
+
+    assert told(conversation, more="outcomes: {late: ''}") == []
+
+
+def test_an_interrupt_may_not_be_lost_on_its_way():
+    conversation = "- scope: s\n  do: [a -> b: M, b -> a: N]\n  interrupts: [{a -> b: O, then: [{end: over}]}]"
+
+    rules = [
+        rule
+        for rule, _, _ in told(conversation, messages={"O": "{delivery: at-most-once}"}, more="outcomes: {over: ''}")
+    ]
+
+    assert rules == ["E-LOSSY-CONTROL"]
