@@ -102,9 +102,9 @@ def completed(text: str) -> str:
     arrows = _ARROW.findall(text)
     roles = sorted({role for sender, receivers, _ in arrows for role in (sender, *receivers.split(", "))})
     declared = {
-        "roles": {role: "{}" for role in roles},
-        "messages": {name: "{}" for name in sorted({message for *_, message in arrows})},
-        "outcomes": {name: '""' for name in sorted(set(_END.findall(text)) - {"failed", "canceled"})},
+        "roles": dict.fromkeys(roles, "{}"),
+        "messages": dict.fromkeys(sorted({message for *_, message in arrows}), "{}"),
+        "outcomes": dict.fromkeys(sorted(set(_END.findall(text)) - {"failed", "canceled"}), '""'),
     }
     for section, names in declared.items():
         if names and not re.search(rf"^{section}:", text, re.MULTILINE):

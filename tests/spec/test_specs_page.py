@@ -117,7 +117,7 @@ def test_every_link_leads_to_a_heading():
     headings = [match[1] for match in re.finditer(r"^#+ (.+)$", TEXT, re.MULTILINE)]
     anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
-    assert {target for target in re.findall(r"\]\(#([^)]+)\)", TEXT)} <= anchors
+    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= anchors
     assert len(set(headings)) == len(headings)
 
 
