@@ -11,13 +11,14 @@ from collections import deque
 
 from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
+from bus.broker.entry import BUS
 from bus.broker.history import History
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.opening import bind_members, check_opening
-from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, out_of_turn
+from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, not_yours, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
-from bus.broker.turn import check_turn, is_message, wrong_id
+from bus.broker.turn import check_commit, check_turn, find_late_move, is_message, wrong_id
 from bus.ids import ID_BYTES, show_id
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.wire.record import Kind, Record
@@ -103,15 +104,11 @@ class Admission:
         state = self._state
         existing = state.find(conversation_id)
         if existing is not None:
-            self._attach(session, n, existing, role)
+            self._attach(session, n, existing, role, session.numbers.get(number))
             return
-        digest = session.numbers.get(number)
-        if digest is None or not 0 <= role < len(state.protocols[digest].roles):
-            text = f"expected a protocol number of WELCOME, got {number!r}"
-            self.refuse(session, n, Refusal("unknown-protocol", text))
-            return
+        digest = session.numbers.get(number, "")
         bindings = bind_members(state, digest, bindings)
-        refusal = check_opening(state, digest, conversation_id, role, bindings, parent)
+        refusal = check_opening(state, digest, role, conversation_id, bindings, parent)
         if refusal is not None:
             self.refuse(session, n, refusal)
             return
@@ -121,15 +118,14 @@ class Admission:
         conversation = state.conversations[conversation_id]
         self._dispatch.lease(conversation, conversation.mailboxes[conversation.opener], session)
 
-    def _attach(self, session: Session, n: int, conversation: Conversation, role: int) -> None:
+    def _attach(self, session: Session, n: int, conversation: Conversation, role: int, digest: str | None) -> None:
         state = self._state
-        mailbox = conversation.mailboxes[conversation.opener]
-        if role != conversation.players[conversation.opener].role or mailbox.agent != session.name:
-            opener = conversation.mailboxes[conversation.opener].agent
-            text = f"conversation {show_id(conversation.conversation_id)} was opened by {opener!r}"
-            self.refuse(session, n, Refusal("not-yours", text))
+        mailbox = conversation.mailboxes[conversation.opener] if conversation.opener != BUS else None
+        is_opener = mailbox is not None and role == conversation.players[conversation.opener].role
+        if mailbox is None or not is_opener or mailbox.agent != session.name:
+            self.refuse(session, n, not_yours(conversation))
             return
-        if conversation.digest not in session.protocols:
+        if conversation.digest != digest:
             text = f"the conversation was opened with {conversation.protocol!r}; name that text in HELLO"
             self.refuse(session, n, Refusal("unknown-protocol", text))
             return
@@ -155,7 +151,7 @@ class Admission:
         if conversation is None:
             self.refuse(session, n, gone(conversation_id, self._state.finished.get(conversation_id)))
             return
-        if conversation.has_seen(message_id):
+        if message_id in conversation.seen:
             state.ledger.take(session, n, state.now)
             return
         mailbox = self._mailbox_of(session, conversation, role)
@@ -165,7 +161,7 @@ class Admission:
         if len(message_id) != ID_BYTES:
             self.refuse(session, n, wrong_id(message_id))
             return
-        move = conversation.find_move(mailbox, type, address)
+        move = find_late_move(conversation, mailbox, type, address, epoch)
         if move is None:
             self._refuse_order(session, n, conversation, mailbox, type, address, epoch)
             return
@@ -185,17 +181,23 @@ class Admission:
         self._follow(self._history.admit(conversation, mailbox, session.name, move, *message))
 
     def _mailbox_of(self, session: Session, conversation: Conversation, role: int) -> Mailbox | None:
-        """Return the role's mailbox where the session may speak for it (14)."""
+        """Return the role's mailbox where the session may speak for it (14, 15)."""
+        state = self._state
         if not 0 <= role < len(conversation.mailboxes):
             return None
         mailbox = conversation.mailboxes[role]
         if mailbox.session is session:
             return mailbox
         if mailbox.agent == session.name:
-            return mailbox if conversation.digest in session.protocols else None
+            is_known = conversation.digest in session.protocols
+            return (
+                mailbox
+                if is_known or state.versions.may_play(session, conversation.digest, conversation.players[role].role)
+                else None
+            )
         offered = mailbox.player is None and (not mailbox.offered or session.name in mailbox.offered)
-        plays = conversation.digest, conversation.players[role].role
-        return mailbox if offered and plays in session.plays else None
+        may_play = state.versions.may_play(session, conversation.digest, conversation.players[role].role)
+        return mailbox if offered and may_play else None
 
     def _hold(self, session: Session, conversation: Conversation, record: Record) -> None:
         """Keep a record until its receiver has room (8); its sender sees no acknowledgement till then."""
@@ -254,21 +256,13 @@ class Admission:
                 conversation.end_lease(mailbox)
                 self._dispatch.serve_touched(conversation)
             return
-        is_overtaken = delivery.epoch < mailbox.overtaken_at
-        if not is_overtaken or not sends:
-            refusal = check_turn(
-                conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved,
-                state_bytes=state.settings.state_bytes,
-            )  # fmt: skip
-            # What befell one member meanwhile leaves alone what is said to others; said to that one it is too late.
-            is_overtaken = refusal is not None and refusal.code == "not-allowed" and delivery.epoch < mailbox.epoch
-        if is_overtaken and sends:
-            # The bus moved on behind this delivery (a loop's `max`): what it says no longer counts, no blame.
+        refusal, is_superseded = check_commit(
+            conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved,
+            state_bytes=state.settings.state_bytes,
+        )  # fmt: skip
+        if is_superseded:
             state.send(session, [int(Kind.NOTICE), "superseded", {"n": n, "conversation": conversation_id}])
             sends, saved = [], None
-            refusal = check_turn(
-                conversation, mailbox, delivery, settles=settles, sends=[], saved=None, state_bytes=0
-            )  # fmt: skip
         if refusal is not None:
             self.refuse(session, n, refusal)
             self.bury(conversation, mailbox, delivery, code=refusal.code, detail=refusal.message)
@@ -384,7 +378,7 @@ class Admission:
         state = self._state
         if not is_message(conversation, type):
             self.refuse(session, n, Refusal("malformed", f"no message type {type} in {conversation.protocol.name}"))
-        elif conversation.outcome is not None or conversation.was_allowed(mailbox, type, address, epoch):
+        elif conversation.outcome is not None or mailbox.was_allowed(type, address, epoch):
             facts = {"n": n, "conversation": conversation.conversation_id}
             state.send(session, [int(Kind.NOTICE), "superseded", facts])
             state.ledger.take(session, n, state.now)

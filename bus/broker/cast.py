@@ -46,10 +46,7 @@ class Cast:
 
     def agent(self, player: int) -> str | None:
         """Return the agent that is *player* from the beginning: members are bound at opening (14)."""
-        one = self.players[player]
-        if self.gathering is None or one.member < 0:
-            return None
-        return self.gathering.members.names[one.role][one.member]
+        return None if self.gathering is None else self.gathering.members.agent(player)
 
     def speaker(self, voice: int) -> str:
         """Return the name of the player behind *voice*."""
@@ -77,6 +74,19 @@ class Cast:
             each = self.gathering.each_of(event)
             return self.gathering.after_late(mailbox.role, mailbox.at, each, cut)
         return self.gathering.after_event(mailbox.role, mailbox.at, event)
+
+    def carry_over(self, mailbox: Mailbox, type: int, address: int, turn: int) -> None:
+        """Let what is not handled yet follow a message that the role has sent meanwhile from another region.
+
+        Without this a delivery that comes once more would lead the role back to before its own message.
+
+        Args:
+            turn: Position of the delivery whose turn sent it, 0 outside a turn.
+        """
+        for delivery in (*mailbox.leased, *mailbox.queued):
+            move = mailbox.machine.send[delivery.state_after].get((type, address))
+            if move is not None and delivery.position >= turn:
+                delivery.state_after = self.after(mailbox, delivery.state_after, move)
 
     def is_known_to_all(self, event: int, mailboxes: Sequence[Mailbox]) -> bool:
         """Return whether every player whom *event* concerns stands where it knows it."""
@@ -151,11 +161,11 @@ class Cast:
                 self.gathering.members.enroll(role, member)
                 counters[counter] = len(self.gathering.members.enrolled[role])
 
-    def cut_counts(self, event: BusEvent, counters: list[int], cut: Sequence[int]) -> None:
-        """Count a LATE *event* for each of the members that it cuts off."""
+    def cut_counts(self, number: int, counters: list[int], cut: Sequence[int]) -> None:
+        """Count the LATE event *number* for each of the members that it cuts off."""
         if self.gathering is None:
             return
-        members = self.gathering.members
+        members, event = self.gathering.members, self._protocol.tables.events[number]
         for one in cut:
             for counter in event.resets:
                 counters[members.counter(counter, one)] = 0

@@ -14,17 +14,18 @@ from collections import deque
 from collections.abc import Iterable
 from math import inf
 
+from bus.broker.calls import RunningCalls
 from bus.broker.cast import Cast
 from bus.broker.entry import FAILED, Entry, Parent
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.registry import Session
 from bus.broker.scope_clock import ScopeClock
+from bus.broker.seen import SeenIds
 from bus.spec.protocol import Protocol
 from bus.spec.tables import BusEvent, EventKind, Move
 from bus.wire.codec import encode_body
 from bus.wire.record import NOTICE_TYPE, Record
 
-_REMEMBERED_IDS = 65_536  # message ids kept in each of two generations, to recognise repetitions
 _TRANSCRIPT_ENTRIES = 10_000  # newest entries of a conversation that stay readable in memory
 
 
@@ -41,15 +42,20 @@ class Conversation:
         revoked: (mailbox, fence) of leases that were taken back since then (5).
         held: (session, record) pairs that wait for room (8).
         is_retained: A calling turn may still read it again (17).
+        calls: The ``call`` steps that run; whoever applies rows opens and closes their conversations.
+        cancel_at: When the time of the step that called it is up; ``inf`` where it has none.
+        ends_by: The same with the deadlines around that step: players are told no more time than is left.
         overtaken: Mailboxes whose open turn an interrupt has left behind; the broker settles it by a row of
             its own, because only the living broker knows which turns are open (5).
         scopes: When which scope began.
+        seen: Ids of the messages admitted so far.
     """
 
     __slots__ = (
-        "_new_ids", "_old_ids", "cast", "children", "conversation_id", "counters", "default_within", "digest",
-        "epoch", "held", "is_end_noted", "is_retained", "mailboxes", "opened_at", "opener", "outcome",
-        "overtaken", "parent", "players", "protocol", "reason", "request_id", "revoked", "scopes", "sequence",
+        "calls", "cancel_at", "cast", "children", "conversation_id", "counters",
+        "default_within", "digest", "ends_by", "epoch", "held", "is_end_noted", "is_retained", "mailboxes",
+        "opened_at", "opener", "outcome", "overtaken", "parent", "players", "protocol", "reason", "request_id",
+        "revoked", "scopes", "seen", "sequence",
         "settled", "tables", "touched", "transcript",
     )  # fmt: skip
 
@@ -63,12 +69,14 @@ class Conversation:
         self.cast = Cast(protocol, members or {})
         self.tables = self.cast.tables
         self.players = self.cast.players
-        self.opener = self.cast.player(opener)
+        self.opener = opener if opener < 0 else self.cast.player(opener)
         self.request_id = request_id
         self.opened_at = now
         self.default_within = default_within
         self.parent = parent
         self.children: set[bytes] = set()
+        self.calls = RunningCalls(self.tables.calls)
+        self.cancel_at = self.ends_by = inf
         self.mailboxes = [
             Mailbox(self.tables.machines[index], human=protocol.roles[player.role].human, windows=protocol.windows)
             for index, player in enumerate(self.players)
@@ -80,28 +88,29 @@ class Conversation:
         self.sequence = 0
         self.outcome: str | None = None
         self.reason = ""
-        self._new_ids: set[bytes] = set()
-        self._old_ids: set[bytes] = set()
+        self.seen = SeenIds()
         self.transcript: deque[Entry] = deque(maxlen=_TRANSCRIPT_ENTRIES)
         self.touched: dict[Mailbox, None] = {}
         self.settled: list[tuple[Mailbox, int]] = []
         self.revoked: list[tuple[Mailbox, int]] = []
         self.held: deque[tuple[Session, Record]] = deque()
-        self.is_retained = parent is not None
+        self.is_retained = parent is not None and opener >= 0
         self.is_end_noted = False
         self.overtaken: list[Mailbox] = []
         self.scopes = ScopeClock(self.tables.scopes)
         self._begin(now)
 
     def _begin(self, now: float) -> None:
-        opener = self.mailboxes[self.opener]
-        opener.involved = True
-        if self.parent is not None:
-            opener.history = []
+        if self.opener >= 0:
+            opener = self.mailboxes[self.opener]
+            opener.involved = True
+            if self.parent is not None:
+                opener.history = []
+        facts: dict[str, object] = {"parent": self.parent.conversation} if self.parent is not None else {}
         for mailbox in self.mailboxes:
             self._enter(mailbox, mailbox.at, now)
-            if mailbox is not opener and mailbox.machine.owes[mailbox.at]:
-                self._notify(mailbox, "opened", "opened", "", {})
+            if mailbox.role != self.opener and mailbox.may_speak():
+                self._notify(mailbox, "opened", "opened", "", facts)
         self._fire_due(self.mailboxes, now)
 
     # -- what may happen ------------------------------------------------------------------------------
@@ -120,11 +129,6 @@ class Conversation:
             return None
         return move
 
-    def was_allowed(self, mailbox: Mailbox, type: int, address: int, epoch: int) -> bool:
-        """Return whether a sender that had seen *epoch* was right to send this: superseded, no blame."""
-        epoch_before, state = mailbox.before
-        return epoch <= epoch_before < self.epoch and (type, address) in mailbox.machine.send[state]
-
     def has_room(self, type: int, address: int, limit: int) -> bool:
         """Return whether every receiver can take one more message of *type* (8)."""
         window = self.protocol.windows.get(type, limit)
@@ -141,10 +145,6 @@ class Conversation:
 
     # -- what happens ---------------------------------------------------------------------------------
 
-    def has_seen(self, message_id: bytes) -> bool:
-        """Return whether a message of this id was admitted before."""
-        return message_id in self._new_ids or message_id in self._old_ids
-
     def admit(
         self, mailbox: Mailbox, move: Move, type: int, address: int, message_id: bytes, body: bytes, trace: str | None,
         now: float, turn: int = 0,
@@ -156,9 +156,7 @@ class Conversation:
                 raises it itself.
         """
         self.cast.count(move, self.counters, move.member)
-        self._new_ids.add(message_id)
-        if len(self._new_ids) >= _REMEMBERED_IDS:
-            self._old_ids, self._new_ids = self._new_ids, set()
+        self.seen.add(message_id)
         self.sequence = sequence = self.sequence + 1
         mailbox.involved = True
         self.transcript.append(Entry(sequence, self.epoch, mailbox.role, type, address, body, ""))
@@ -168,6 +166,8 @@ class Conversation:
                 move.interrupt, now, raiser=mailbox, message=message, to=self.tables.addresses[address], turn=turn
             )
             return
+        if move.next != mailbox.at and (mailbox.queued or len(mailbox.leased) > (1 if turn else 0)):
+            self.cast.carry_over(mailbox, type, address, turn)
         if self._step(mailbox, move, now) and mailbox.early:
             self._expect_early(mailbox, now)
         is_due = mailbox.machine.due[mailbox.at]
@@ -197,16 +197,22 @@ class Conversation:
         self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", f"{outcome}.end"))
         for mailbox in self.mailboxes:
             self._revoke(mailbox, mailbox.discard_all())
-            mailbox.before = (self.epoch - 1, mailbox.at)
             mailbox.epoch = mailbox.overtaken_at = self.epoch
         self._end(outcome, reason)
 
     def retry(self, mailbox: Mailbox, now: float) -> None:
         """Begin the role's deadline again and deliver once more what it was answering; counts as no attempt (19)."""
         retries = mailbox.retries + 1
-        self._start_timer(mailbox, mailbox.timer, now)
+        mailbox.start_timer(mailbox.timer, self.tables.timers, now, self.default_within)
         mailbox.retries = retries
         self.end_lease(mailbox)
+        self.touched[mailbox] = None
+
+    def wait_again(self, mailbox: Mailbox, now: float) -> None:
+        """Begin the role's deadline again: its step is not enabled yet, but only within its reach, ahead of others."""
+        retries = mailbox.retries
+        mailbox.start_timer(mailbox.timer, self.tables.timers, now, self.default_within)
+        mailbox.retries = retries
         self.touched[mailbox] = None
 
     def end_lease(self, mailbox: Mailbox) -> None:
@@ -225,6 +231,10 @@ class Conversation:
         """Carry out *move*, by which the role sends or takes *delivery* in; return whether its state is a new one."""
         state = move.next if move.next >= 0 else self.cast.after(mailbox, mailbox.at, move)
         is_new = state != mailbox.at or not move.keeps_timer  # one more of a stream, the hottest step, is not
+        if delivery is not None:
+            delivery.state_before = mailbox.at
+            for counter in move.resets:  # a stream of the receiver's own begins behind this
+                self.counters[counter] = 0
         if is_new:
             self._enter(mailbox, state, now, keeps_timer=move.keeps_timer)
         if delivery is not None:
@@ -252,21 +262,9 @@ class Conversation:
         mailbox.at = state
         timer = machine.timer[state]
         if not (keeps_timer and timer == mailbox.timer):
-            self._start_timer(mailbox, timer, now)
+            mailbox.start_timer(timer, self.tables.timers, now, self.default_within)
         if machine.scopes[state] is not machine.scopes[old] or not self.sequence:
             self._watch_scopes(now)
-
-    def _start_timer(self, mailbox: Mailbox, timer: int, now: float) -> None:
-        mailbox.timer = timer
-        mailbox.retries = 0
-        mailbox.remind_at = inf
-        if timer < 0:
-            mailbox.deadline = inf
-            return
-        entry = self.tables.timers[timer]
-        mailbox.deadline = now + (self.default_within if entry.within is None else entry.within)
-        if entry.remind is not None:
-            mailbox.remind_at = now + entry.remind
 
     def _watch_scopes(self, now: float) -> None:
         self.scopes.watch({scope for one in self.mailboxes for scope in one.machine.scopes[one.at]}, now, self.sequence)
@@ -274,10 +272,18 @@ class Conversation:
     # -- bus events -----------------------------------------------------------------------------------
 
     def _fire_due(self, stepped: Iterable[Mailbox], now: float) -> None:
-        """Fire the END, MAX or JOINED event that every role's state has come to admit."""
+        """Fire the END, MAX or JOINED event that all have come to admit; begin the calls that they admit."""
         for mailbox in stepped:
             for event in mailbox.machine.due[mailbox.at]:
-                counter = self.tables.events[event].counter
+                call, counter = self.tables.events[event].call, self.tables.events[event].counter
+                if call >= 0:
+                    if (
+                        self.outcome is None
+                        and call not in self.calls.running
+                        and self.cast.is_due(event, self.mailboxes)
+                    ):
+                        self.calls.begin(call)
+                    continue
                 if counter >= 0 and self.counters[counter] < self.tables.counters[counter].limit:
                     continue
                 if self.outcome is None and self.cast.is_due(event, self.mailboxes):
@@ -297,7 +303,7 @@ class Conversation:
         cut = self.cast.cut(number, self.mailboxes)
         closed = [(*one, self.scopes.since(one[0])) for one in self.cast.scopes_of(number, cut)]
         if event.kind is EventKind.LATE:
-            self.cast.cut_counts(event, self.counters, cut)
+            self.cast.cut_counts(number, self.counters, cut)
         else:
             self.cast.count(event, self.counters, member)
         self.epoch += 1
@@ -310,7 +316,7 @@ class Conversation:
             if state is None or (event.kind is EventKind.LATE and state == mailbox.at):
                 continue
             moved.append(mailbox)
-            self._overtake(mailbox, event, member)
+            self._overtake(mailbox, event, member, raiser)
             for scope, one, since in closed:
                 if self.cast.concerns(mailbox, one, number):
                     self._close_scope(mailbox, scope, one, since=since, keep=turn if mailbox is raiser else 0)
@@ -322,18 +328,25 @@ class Conversation:
             self._enter(mailbox, state, now)
             if message is not None and mailbox.role in to:
                 mailbox.take_in(message.copy())
-            elif event.kind is not EventKind.END and mailbox is not raiser:
-                facts = self.cast.facts(number, member, cut)
+            elif event.kind is not EventKind.END and not (
+                mailbox is raiser and mailbox.can_go_on(turn, is_opener=mailbox.role == self.opener)
+            ):
+                facts = self.calls.facts(event) if event.call >= 0 else self.cast.facts(number, member, cut)
                 self._notify(mailbox, event.kind.value, event.name, event.step, facts)
             self._expect_early(mailbox, now)
         if event.kind is EventKind.END:
             self._end(event.outcome or FAILED, "")
-        else:
-            self._fire_due(moved, now)
+            return
+        if self.calls.running:
+            self.calls.keep(lambda one: self.cast.is_known_to_all(one, self.mailboxes))
+        self._fire_due(moved, now)
 
-    def _overtake(self, mailbox: Mailbox, event: BusEvent, member: int) -> None:
+    def _overtake(self, mailbox: Mailbox, event: BusEvent, member: int, raiser: Mailbox | None) -> None:
         """Note that the bus moved the role; what befalls one member leaves turns about the others as they are."""
-        mailbox.before = (self.epoch - 1, mailbox.at)
+        if mailbox is raiser:  # what it says from now on, it says knowing of this
+            mailbox.before.clear()
+        else:
+            mailbox.before.append((self.epoch - 1, mailbox.at))
         mailbox.epoch = self.epoch
         if member < 0 and event.kind is not EventKind.LATE:
             mailbox.overtaken_at = self.epoch
@@ -364,8 +377,8 @@ class Conversation:
             self.settled.append((mailbox, n_leased))
 
     def _notify(self, mailbox: Mailbox, kind: str, name: str, step: str, facts: dict[str, object]) -> None:
-        """Queue a notice, a built-in delivery, to a role that takes part (6)."""
-        if not mailbox.involved and kind != "opened" and not mailbox.machine.owes[mailbox.at]:
+        """Queue a notice, a built-in delivery, to a role that takes part, or must begin to (6)."""
+        if not mailbox.involved and (self.outcome is not None or not mailbox.may_speak()):
             return
         body = encode_body({"kind": kind, "name": name, "step": step, **facts})
         notice = Delivery(type=NOTICE_TYPE, sender=-1, sequence=self.sequence, message_id=b"", body=body)
@@ -376,6 +389,7 @@ class Conversation:
         self.outcome = outcome
         self.reason = reason
         self.scopes.stop()
+        self.calls.stop()
         for mailbox in self.mailboxes:
             mailbox.epoch = mailbox.overtaken_at = self.epoch  # also where one member's way has ended it for all
             mailbox.timer = -1

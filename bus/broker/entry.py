@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 FAILED = "failed"
 CANCELED = "canceled"
+BUS = -1  # in the place of a role: the bus itself
 
 
 class Parent(NamedTuple):
-    """The turn that opened a conversation by ``call`` (RULES.md 17)."""
+    """The turn that opened a conversation by ``call`` (RULES.md 17), or a step ``call``.
+
+    Of a step *role* is ``BUS`` and *position* the step's number among the protocol's calls.
+    """
 
     conversation: bytes
     role: int

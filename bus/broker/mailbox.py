@@ -15,7 +15,9 @@ from enum import StrEnum
 from math import inf
 
 from bus.broker.registry import Session
-from bus.spec.tables import Machine
+from bus.spec.tables import Machine, Timer
+
+_REMEMBERED_STATES = 16  # a sender that has missed more bus events is judged by the oldest of these
 
 
 class DeliveryState(StrEnum):
@@ -52,6 +54,7 @@ class Delivery:
     Attributes:
         type: Message type, or -1 for a notice.
         state_after: The role's machine state once it has taken this in; what a handler may send follows from it.
+        state_before: The state in which it came, which is the role's until it has read this; -1 for a notice.
         epoch: The conversation's epoch at its place in the mailbox.
         scopes: Scopes whose closing discards it.
         reason: Why it is dead, as (code, detail), else None.
@@ -59,7 +62,7 @@ class Delivery:
 
     __slots__ = (
         "attempt", "body", "epoch", "message_id", "position", "reason", "scopes", "sender",
-        "sequence", "state", "state_after", "trace", "type",
+        "sequence", "state", "state_after", "state_before", "trace", "type",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +78,7 @@ class Delivery:
         self.scopes = scopes
         self.state = DeliveryState.EARLY
         self.state_after = 0
+        self.state_before = -1
         self.epoch = 0
         self.position = 0
         self.attempt = 1
@@ -95,7 +99,8 @@ class Mailbox:
     Attributes:
         at: The role's machine state after everything taken in and sent: what it may do *now*.
         overtaken_at: Epoch of the last bus event behind which nothing that was said before counts any more.
-        before: (epoch, state) just before the last bus event moved the role, to tell superseded from forbidden.
+        before: (epoch, state) just before each of the last bus events that moved the role, oldest first, to tell
+            superseded from forbidden.
         leased: Deliveries that the session has, oldest first.
         queued: Deliveries that the machine has taken in and no session has.
         early: Accepted messages that the state does not expect yet, in order of arrival.
@@ -131,7 +136,7 @@ class Mailbox:
         self.at = machine.start
         self.epoch = 0
         self.overtaken_at = 0
-        self.before = (0, machine.start)
+        self.before: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED_STATES)
         self.leased: deque[Delivery] = deque()
         self.queued: deque[Delivery] = deque()
         self.early: list[Delivery] = []
@@ -168,6 +173,49 @@ class Mailbox:
     def __len__(self) -> int:
         """Return how many deliveries are not settled, early ones included."""
         return len(self.leased) + len(self.queued) + len(self.early)
+
+    def may_speak(self) -> bool:
+        """Return whether the role may send something now, interrupts left out."""
+        return any(move.interrupt < 0 for move in self.machine.send[self.at].values())
+
+    def allowed_before(self, type: int, address: int, epoch: int) -> bool:
+        """Return whether the role might send this when the bus event came that ended *epoch* for it."""
+        for epoch_before, state in self.before:
+            if epoch <= epoch_before:
+                return (type, address) in self.machine.send[state]
+        return False
+
+    def was_allowed(self, type: int, address: int, epoch: int) -> bool:
+        """Return whether a sender that had seen *epoch* was right to send this: superseded, no blame."""
+        if self.allowed_before(type, address, epoch):
+            return True
+        # An interrupt may also cross with a message by which its scope was left: the role has not read that yet,
+        # or does not see it at all.
+        states = [self.at, *(one.state_before for one in (*self.leased, *self.queued))]
+        moves = [self.machine.send[state].get((type, address)) for state in states if state >= 0]
+        return any(move is not None and move.interrupt >= 0 for move in moves)
+
+    def can_go_on(self, turn: int, *, is_opener: bool) -> bool:
+        """Return whether the role that interrupts needs no notice: it knows where it stands, and has a turn to go on.
+
+        What it has not read yet would lead it back to before its own interrupt.
+        """
+        if turn:
+            return True
+        return not self.leased and not self.queued and (is_opener or not self.may_speak())
+
+    def start_timer(self, timer: int, timers: tuple[Timer, ...], now: float, default_within: float) -> None:
+        """Begin the deadline *timer*, -1 for none; the one that ran is over."""
+        self.timer = timer
+        self.retries = 0
+        self.remind_at = inf
+        if timer < 0:
+            self.deadline = inf
+            return
+        entry = timers[timer]
+        self.deadline = now + (default_within if entry.within is None else entry.within)
+        if entry.remind is not None:
+            self.remind_at = now + entry.remind
 
     def oldest(self) -> Delivery | None:
         """Return the oldest delivery that is not settled, or None."""

@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bus.broker.admission import Admission
 from bus.broker.attendance import Attendance, HelloRefused
 from bus.broker.conversation import Conversation
-from bus.broker.entry import CANCELED
+from bus.broker.dispatch import Dispatch
+from bus.broker.entry import BUS, CANCELED
 from bus.broker.mailbox import DeliveryState, Mailbox
-from bus.broker.refusal import allowed_moves, out_of_turn
+from bus.broker.opening import find_pin
+from bus.broker.refusal import Refusal, allowed_moves, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import BrokerState
 from bus.broker.turn import owes_after
@@ -88,11 +90,19 @@ class _Source(_Arguments):
     source: str
 
 
+class _Pin(_Arguments):
+    digest: str
+    role: str
+    conversation: Id
+    bindings: dict[str, list[str]] = Field(default_factory=dict)
+
+
 class Queries:
     """Answers QUERY records."""
 
-    def __init__(self, state: BrokerState, admission: Admission, attendance: Attendance) -> None:
+    def __init__(self, state: BrokerState, dispatch: Dispatch, admission: Admission, attendance: Attendance) -> None:
         self._state = state
+        self._dispatch = dispatch
         self._admission = admission
         self._attendance = attendance
         self._answers: dict[str, tuple[type[_Arguments], Callable[[Any], object]]] = {
@@ -136,8 +146,10 @@ class Queries:
                 return {"number": self._attendance.learn(session, _Source.model_validate(arguments).source)}
             except HelloRefused as error:
                 raise QueryRefused(error.code, error.message) from error
+        if name == "pin":
+            return {"digest": self._pin(session, _Pin.model_validate(arguments))}
         if name not in self._answers:
-            known = ", ".join(sorted([*self._answers, "learn"]))
+            known = ", ".join(sorted([*self._answers, "learn", "pin"]))
             raise QueryRefused("unknown-query", f"expected one of {known}; got {name!r}")
         model, function = self._answers[name]
         return function(model.model_validate(arguments))
@@ -183,10 +195,12 @@ class Queries:
 
     def _summary(self, conversation: Conversation) -> dict[str, object]:
         players = conversation.players
+        by_bus = conversation.opener == BUS
         return {
             "conversation": conversation.conversation_id,
+            "parent": None if conversation.parent is None else conversation.parent.conversation,
             "protocol": f"{conversation.protocol.name}@{conversation.protocol.version}",
-            "opener": conversation.mailboxes[conversation.opener].agent,
+            "opener": None if by_bus else conversation.mailboxes[conversation.opener].agent,
             "outcome": conversation.outcome,
             "reason": conversation.reason,
             "states": {players[mailbox.role].name: mailbox.at for mailbox in conversation.mailboxes},
@@ -353,6 +367,16 @@ class Queries:
                 self._admission.decide([decision, query.conversation, mailbox.role], urgent=True)
                 return {"done": decision}
         raise QueryRefused("unknown-role", f"no role {query.role!r} in {conversation.protocol.name}")
+
+    def _pin(self, session: Session, query: _Pin) -> str:
+        """Say which version a conversation that is to be opened would follow, or one that is open follows (15)."""
+        pinned = find_pin(
+            self._state, session, query.digest, query.role, conversation_id=query.conversation, names=query.bindings
+        )
+        if isinstance(pinned, Refusal):
+            raise QueryRefused(pinned.code, pinned.message)
+        self._dispatch.teach(session, pinned)
+        return pinned
 
     def _gave_up(self, query: _Name) -> object:
         """A supervisor will not start this agent again: its roles are lost now (12)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bus.broker.conversation import Conversation
+from bus.broker.entry import BUS
 from bus.broker.mailbox import Mailbox
 from bus.broker.registry import Session
 from bus.ids import show_id
@@ -69,6 +70,12 @@ def not_a_player(session: Session, conversation: Conversation, role: int) -> Ref
     who = f"it is played by {bound!r}" if bound else "register with that role first"
     where = f"conversation {show_id(conversation.conversation_id)}"
     return Refusal("not-a-player", f"{session.name!r} may not speak as {name!r} in {where}: {who}")
+
+
+def not_yours(conversation: Conversation) -> Refusal:
+    """Return the refusal of a session that opens what another has opened (16)."""
+    opener = "the bus" if conversation.opener == BUS else repr(conversation.mailboxes[conversation.opener].agent)
+    return Refusal("not-yours", f"conversation {show_id(conversation.conversation_id)} was opened by {opener}")
 
 
 def lease_lost(mailbox: Mailbox, fence: int) -> Refusal:

@@ -62,6 +62,46 @@ def _check_form(conversation: Conversation, index: int, send: Any) -> Refusal | 
     return refusal._replace(message=f"send {index}: {refusal.message}")
 
 
+def check_commit(
+    conversation: Conversation, mailbox: Mailbox, delivery: Delivery, *, settles: bool, sends: list[Any],
+    saved: bytes | None, state_bytes: int,
+) -> tuple[Refusal | None, bool]:  # fmt: skip
+    """Return why the commit must be refused whole, or None; and whether what it sends is superseded, no blame.
+
+    It is where the bus moved on behind the delivery (a loop's `max`), and where an interrupt that it raises has
+    crossed with a message by which the scope was left.
+    """
+
+    def check(sends: list[Any], saved: bytes | None) -> Refusal | None:
+        return check_turn(
+            conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved, state_bytes=state_bytes
+        )
+
+    if sends and delivery.epoch < mailbox.overtaken_at:
+        return check([], None), True
+    refusal = check(sends, saved)
+    if refusal is None or refusal.code != "not-allowed":
+        return refusal, False
+    if delivery.epoch < mailbox.epoch:  # what befell one member leaves alone what is said to others, not to that one
+        return check([], None), True
+    _, type, address, *_ = sends[0]
+    move = conversation.find_move(mailbox, type, address)
+    if move is None and mailbox.was_allowed(type, address, mailbox.epoch):
+        return check([], None), True
+    return refusal, False
+
+
+def find_late_move(conversation: Conversation, mailbox: Mailbox, type: int, address: int, epoch: int) -> Move | None:
+    """Return the move of a message outside a turn, whose sender has seen *epoch*, or None where it may not be sent.
+
+    What was meant for a step that a bus event has cut off is not taken for another that looks like it.
+    """
+    move = conversation.find_move(mailbox, type, address)
+    if move is None or epoch >= mailbox.overtaken_at or move.interrupt >= 0:
+        return move
+    return None if mailbox.allowed_before(type, address, epoch) else move
+
+
 def owes_after(conversation: Conversation, mailbox: Mailbox, move: Move) -> bool:
     """Return whether the role must send again once it has made *move*."""
     counted: dict[int, int] = {}

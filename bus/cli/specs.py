@@ -1,4 +1,4 @@
-"""``palaver check`` and ``palaver draw``: is what people wrote in order, and what does it look like?"""
+"""``palaver check``: is what people wrote in order?"""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from bus.cli.training_file import load_training_file
 from bus.errors import SpecError
 from bus.fleet.file import load_fleet
 from bus.fleet.project import find_project
-from bus.spec.compile import check_text, load_protocol
+from bus.spec.compile import check_path
 from bus.spec.diagnostic import Diagnostic, Severity
-from bus.spec.draw import draw_sequence
-from bus.spec.loader import load_text
 
 SUFFIXES = (".protocol.yaml", ".fleet.yaml", ".training.yaml")
 
@@ -55,13 +53,6 @@ def check(
         raise typer.Exit(ExitCode.REFUSED)
 
 
-def draw(
-    file: Annotated[str, typer.Argument(metavar="PROTOCOL", help="A protocol's name, or the path of its spec.")],
-) -> None:
-    """Print a protocol as a Mermaid sequence diagram."""
-    print(draw_sequence(load_protocol(file).spec), end="")
-
-
 def check_file(path: Path) -> list[Diagnostic]:
     """Return what is to be said about the file at *path*, by the kind that its name tells."""
     try:
@@ -71,7 +62,7 @@ def check_file(path: Path) -> list[Diagnostic]:
         if path.name.endswith(".training.yaml"):
             load_training_file(path)
             return []
-        return check_text(load_text(path), str(path))[1]
+        return check_path(path)[1]
     except SpecError as error:
         return list(error.diagnostics)
 

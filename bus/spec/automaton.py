@@ -12,8 +12,18 @@ from dataclasses import dataclass, field, replace
 
 from bus.errors import SpecError
 from bus.spec.diagnostic import Diagnostic, spec_error
-from bus.spec.syntax import Mark
-from bus.spec.tables import NO_EACH, NO_EVENT, BusEvent, Counter, EachTable, ScopeTable, Timer
+from bus.spec.syntax import Branch, Call, Mark
+from bus.spec.tables import (
+    NO_EACH,
+    NO_EVENT,
+    BusEvent,
+    CallTable,
+    Counter,
+    EachTable,
+    EventKind,
+    ScopeTable,
+    Timer,
+)
 
 # A parallel is the only blow-up of the language (LANGUAGE.md, "Static checks"); larger products are refused.
 MAX_NODES = 20_000
@@ -44,7 +54,7 @@ class Exchange:
     regions: tuple[tuple[int, int], ...] = ()
     each: int = NO_EACH
 
-    def beside(self, other: Exchange) -> bool:
+    def beside(self, other: Exchange | CallSite) -> bool:
         """Return whether the two stand in different branches of one parallel, so that either may come first."""
         for (mine, branch), (theirs, other_branch) in zip(self.regions, other.regions, strict=False):
             if mine != theirs:
@@ -52,6 +62,14 @@ class Exchange:
             if branch != other_branch:
                 return True
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class CallSite:
+    """Where a ``call`` step is written; *regions* as an ``Exchange`` has them."""
+
+    mark: Mark
+    regions: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +135,7 @@ class Automaton:
         roles: Role name → index of the role that plays it: of a sub-role the one that its members are from.
         messages: Message type name → index.
         counted: Where the loop or stream of each counter is written.
+        called: Where each of the *calls* is written.
         decisions: Every choice, in the order written.
         implicit_end: The END event of a conversation that falls off its end, or ``NO_EVENT``.
         n_parallels: How many parallels there are.
@@ -134,6 +153,8 @@ class Automaton:
     scopes: list[ScopeTable] = field(default_factory=list)
     counters: list[Counter] = field(default_factory=list)
     counted: list[Mark] = field(default_factory=list)
+    calls: list[CallTable] = field(default_factory=list)
+    called: list[CallSite] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     implicit_end: int = NO_EVENT
     n_parallels: int = 0
@@ -169,6 +190,31 @@ class Automaton:
         """Return the index of the new *timer*."""
         self.timers.append(replace(timer, each=self.each))
         return len(self.timers) - 1
+
+    def role(self, mark: Mark, name: str) -> int:
+        """Return the index of the role that plays what is called *name*.
+
+        Raises:
+            SpecError: There is none of that name.
+        """
+        if name not in self.roles:
+            raise error_at(mark, "E-UNKNOWN-ROLE", f"expected a declared role, got {name!r}; declare it under roles")
+        return self.roles[name]
+
+    def add_call(self, call: Call, regions: tuple[tuple[int, int], ...]) -> list[tuple[Branch, int]]:
+        """Note a ``call`` step and return each of its branches with the event that leads there."""
+        roles = tuple((theirs, self.role(call.mark, ours)) for theirs, ours in call.roles)
+        number = len(self.calls)
+        name = call.protocol.partition("@")[0]
+        told = BusEvent("", EventKind.CALL, f"call {name}", call=number)
+        events = [
+            self.add_event(replace(told, name=f"call {name}.{branch.name}", outcome=branch.name))
+            for branch in call.outcomes
+        ]
+        names = tuple(branch.name for branch in call.outcomes)
+        self.calls.append(CallTable(call.protocol, roles, tuple(zip(names, events, strict=True)), call.within))
+        self.called.append(CallSite(call.mark, regions))
+        return list(zip(call.outcomes, events, strict=True))
 
     def address(self, receivers: tuple[int, ...]) -> int:
         """Return the number of this tuple of *receivers*, in the order written."""

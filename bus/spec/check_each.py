@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bus.spec.diagnostic import Report
-from bus.spec.syntax import Block, Choice, Each, Enroll, Mark, Parallel, Role, Scope, Send, Spec
+from bus.spec.syntax import Block, Call, Choice, Each, Enroll, Mark, Parallel, Role, Scope, Send, Spec
 from bus.spec.walk import blocks
 
 
@@ -65,6 +65,10 @@ class _Members:
                     self._enroll(step, each)
                 case Each():
                     self._each(step, each, beside)
+                case Call() if each is not None:
+                    text = f"call: {step.protocol}: expected it outside 'each: {each.role}': it is one for all members"
+                    hint = "let the members open it from their handlers, or move it behind the 'each'"
+                    self.report.error(step.mark, "E-EACH", text, suggestion=hint)
             inside = step if isinstance(step, Each) else each
             for inner in blocks(step):
                 self.block(inner, inside, beside or isinstance(step, Parallel))

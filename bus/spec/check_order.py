@@ -236,6 +236,13 @@ def _check_lossy(order: Order) -> None:
         if (message.delivery or spec.delivery) == Delivery.AT_MOST_ONCE
     }
     told: set[Mark] = set()
+    for node in order.found.graph.nodes:
+        for edge in node.edges:
+            interrupt = edge.exchange
+            if interrupt is not None and edge.event != NO_EVENT and interrupt.type in lossy:
+                text = f"{names.exchange(interrupt)!r} is at-most-once and may be lost, but it interrupts"
+                hint = "make it at-least-once or durable"
+                order.tell("E-LOSSY-CONTROL", interrupt.mark, text, role=interrupt.sender, suggestion=hint)
     for view in order.found.views:
         machine = view.machine
         for state in range(len(view.points)):

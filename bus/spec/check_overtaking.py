@@ -16,7 +16,7 @@ from bus.spec.syntax import Delivery, Spec
 from bus.spec.tables import NO_EVENT, EventKind
 from bus.spec.witness import Names, way_to, way_to_member
 
-_SUDDEN = frozenset({EventKind.ELSE, EventKind.TIMEOUT, EventKind.LOST, EventKind.FAILED, EventKind.LATE})
+_SUDDEN = frozenset({EventKind.TIMEOUT, EventKind.LOST, EventKind.FAILED, EventKind.LATE})
 # Places looked at from one message; only products of large parallels have more, and there the search stops.
 _MOST_PLACES = 20_000
 
@@ -126,17 +126,21 @@ def _events(edges: Iterable[Edge]) -> frozenset[int]:
 def _missed(found: Projections, edge: Edge, exchange: Exchange, events: frozenset[int], place: int) -> frozenset[int]:
     """Return the bus events that can strike where the others are, or where *edge* leads, but not in both.
 
+    One that discards the message, as of its scope, brings everybody to one place, also those who were ahead. Behind
+    any other the message would still stand, and its sender be led back to before it.
+
     Args:
         events: Those that can strike where the others are; *place* is where *edge* stands.
     """
     graph = found.graph
     table, here, there = graph.events, _events(found.points[place]), _events(found.points[edge.target])
     own = {one for one in events | here if table[one].kind is EventKind.ELSE and table[one].role == exchange.sender}
-    # END and MAX wait until everybody is there, and so do interrupts.
-    sudden = {one for one in (here | there) - events - own if table[one].kind in _SUDDEN}
+    # END, MAX and deadlines wait until everybody is there, and so do interrupts.
+    sudden = {one for one in (here | there) - events if table[one].kind in _SUDDEN}
     # A pass that is counted before it was gone through would end its loop too early.
     counted = {graph.counters[counter].event for counter in edge.counts} - {NO_EVENT}
-    return ((events | here) - own - there) | sudden | counted
+    kept = {one for one in events | here if not table[one].discards or table[one].scope not in exchange.scopes} - own
+    return frozenset(kept) | ((events | here) - own - there) | sudden | counted
 
 
 def _unaware(names: Names, exchange: Exchange, awaited: Exchange, event: int, trace: tuple[str, ...]) -> Diagnostic:

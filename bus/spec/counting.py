@@ -7,6 +7,7 @@ silent ways behind a move agree; where a pass may or may not be over, the spec i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -33,6 +34,37 @@ def settle(graph: Automaton, reachable: set[int]) -> None:
         node.edges = [edge if edge.silent else _settled(graph, edge) for edge in node.edges]
 
 
+def begun_streams(
+    graph: Automaton, targets: Iterable[int], sees: Callable[[Edge], bool], streams: Iterable[int]
+) -> set[int]:
+    """Return those of a role's own *streams*, as counters, that begin once it is led to *targets*.
+
+    A stream is counted by what its sender sees: others may be ahead of it or behind, and what they say must not
+    begin its count again.
+
+    Args:
+        sees: Whether the role can see an edge.
+    """
+    begun = set()
+    for counter in streams:
+        found: set[bool] = set()
+        seen = {(target, False) for target in targets}
+        waiting = list(seen)
+        while waiting:
+            number, entered = waiting.pop()
+            for edge in graph.nodes[number].edges:
+                if not sees(edge):
+                    then = (edge.target, entered or counter in edge.resets)
+                    if then not in seen:
+                        seen.add(then)
+                        waiting.append(then)
+                elif edge.exchange is not None and counter in edge.exchange.guards:
+                    found.add(entered)
+        if found == {True}:  # where it may have begun before, it was counted from then on
+            begun.add(counter)
+    return begun
+
+
 def _settled(graph: Automaton, edge: Edge) -> Edge:
     resets, counts = _behind(graph, edge)
     enrolling = {counter for counter in counts if graph.counters[counter].enrolls >= 0}
@@ -42,7 +74,13 @@ def _settled(graph: Automaton, edge: Edge) -> Edge:
         exchange = edge.exchange
         if enrolling and exchange is not None:  # refused where the sub-role is full
             exchange = replace(exchange, guards=tuple(sorted({*exchange.guards, *enrolling})))
-        return replace(edge, exchange=exchange, resets=resets, counts=counts)
+        # What a message itself says of a stream stands; where a stream begins silently is its sender's to see.
+        return replace(
+            edge,
+            exchange=exchange,
+            resets=tuple(sorted({*resets, *(one for one in edge.resets if is_stream(graph, one))})),
+            counts=tuple(sorted({*counts, *(one for one in edge.counts if is_stream(graph, one))})),
+        )
     event = graph.events[edge.event]
     graph.events[edge.event] = replace(
         event,
@@ -50,6 +88,11 @@ def _settled(graph: Automaton, edge: Edge) -> Edge:
         counts=tuple(sorted({*event.counts, *counts})),
     )
     return edge
+
+
+def is_stream(graph: Automaton, counter: int) -> bool:
+    """Return whether *counter* counts the messages of a stream."""
+    return graph.counters[counter].event == NO_EVENT and graph.counters[counter].enrolls < 0
 
 
 def _check_enrolling(graph: Automaton, edge: Edge, enrolling: set[int]) -> None:
@@ -95,6 +138,8 @@ def _agree(
 ) -> None:
     # Outside its loop a counter means nothing: entering the loop sets it to zero.
     for counter in node.counters:
+        if edge.event == NO_EVENT and is_stream(graph, counter):
+            continue  # ``begun_streams``
         mine = effect.get(counter, _UNTOUCHED)
         if found.setdefault(counter, mine) != mine:
             raise _error(graph, edge, counter, "may or may not be over")

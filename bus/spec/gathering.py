@@ -105,6 +105,7 @@ class Gathering:
             scopes=tuple(self._scope(base.scopes[number], member) for number, member in members.scopes),
             counters=tuple(self._counter(base.counters[number], member) for number, member in members.counters),
             eaches=base.eaches,
+            calls=base.calls,
         )
 
     def _event(self, event: BusEvent, member: int) -> BusEvent:
@@ -117,8 +118,8 @@ class Gathering:
             scope=self.members.scope(event.scope, member),
             role=self._who(event.role, event.each, member),
             counter=self.members.counter(event.counter, member),
-            resets=tuple(self.members.counter(one, member) for one in event.resets),
-            counts=tuple(self.members.counter(one, member) for one in event.counts),
+            resets=self.members.counters_of(event.resets, member),
+            counts=self.members.counters_of(event.counts, member),
         )
 
     def _timer(self, timer: Timer, member: int) -> Timer:

@@ -71,14 +71,8 @@ class Growth:
         return node if node in self._entered else None
 
     def role(self, mark: Mark, name: str) -> int:
-        """Return the number of the role that plays what is called *name*.
-
-        Raises:
-            SpecError: There is none.
-        """
-        if name not in self.graph.roles:
-            raise error_at(mark, "E-UNKNOWN-ROLE", f"expected a declared role, got {name!r}; declare it under roles")
-        return self.graph.roles[name]
+        """Return the number of the role that plays what is called *name*; see ``Automaton.role``."""
+        return self.graph.role(mark, name)
 
     def exchange(self, send: Send, around: Around) -> Exchange:
         """Return the message that *send* says, as edges carry it.

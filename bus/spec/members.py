@@ -24,8 +24,8 @@ class Members:
 
     Attributes:
         names: Role → the names of its members.
-        players: Everybody who takes part: the roles that are one agent and the first member of each other
-            role, in the order of the protocol, then all further members.
+        players: Everybody who takes part: the roles that are one agent, in the order of the protocol, then the
+            members of the others.
         voices: Who may be heard: (player, member that the message is about or -1); the players come first.
         addresses: (players, each, member) → its number, in the order of the numbers.
         enrolled: Sub-role → its members, in the order in which they were enrolled.
@@ -82,6 +82,17 @@ class Members:
             self.enrolled[role].append(member)
             self.version += 1
 
+    def note_enrolled(self, enrolled: Mapping[str, Sequence[int]]) -> None:
+        """Take the bus's word on who was enrolled by now."""
+        for name, found in enrolled.items():
+            for member in found:
+                self.enroll(self.protocol.role_index(name), member)
+
+    def agent(self, player: int) -> str | None:
+        """Return the agent that is *player*, a member; None for a role that is one agent."""
+        one = self.players[player]
+        return None if one.member < 0 else self.names[one.role][one.member]
+
     def members_of(self, role: int) -> tuple[str, ...]:
         """Return the names of the agents that are members of *role* or were enrolled into it."""
         if role not in self.enrolled:
@@ -110,6 +121,14 @@ class Members:
     def counter(self, counter: int, member: int) -> int:
         """Return the copy of *counter* for *member*."""
         return self._copies.get((_COUNTER, counter, member), counter)
+
+    def counters_of(self, counters: Sequence[int], member: int) -> tuple[int, ...]:
+        """Return the copies of *counters* for *member*; where that is -1, those for every member."""
+        found: list[int] = []
+        for counter in counters:
+            copied = self._copied_for(self.protocol.tables.counters[counter].each) if member < 0 else range(0)
+            found += [self.counter(counter, one) for one in copied] or [self.counter(counter, member)]
+        return tuple(found)
 
     def scope(self, scope: int, member: int) -> int:
         """Return the copy of *scope* for *member*."""
@@ -162,15 +181,9 @@ def _roots(protocol: Protocol) -> dict[str, int]:
 
 
 def _players(protocol: Protocol, names: Mapping[int, tuple[str, ...]]) -> tuple[Player, ...]:
-    first = [
-        Player(index, f"{role.name}:{names[index][0]}", 0) if index in names else Player(index, role.name)
-        for index, role in enumerate(protocol.roles)
-        if role.source is None and names.get(index, ("one",))
-    ]
-    further = [
+    members = (
         Player(index, f"{protocol.roles[index].name}:{name}", member)
         for index, agents in names.items()
         for member, name in enumerate(agents)
-        if member > 0
-    ]
-    return (*first, *further)
+    )
+    return (*protocol.players, *members)

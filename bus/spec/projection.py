@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from bus.spec.automaton import Automaton, Edge, Exchange, closure, error_at
-from bus.spec.counting import settle
+from bus.spec.counting import begun_streams, is_stream, settle
 from bus.spec.syntax import Spec
 from bus.spec.tables import NO_EACH, NO_EVENT, NO_TIMER, EventKind, Machine, Move, Tables
 from bus.spec.unfold import unfold
@@ -114,6 +114,14 @@ class _Projection:
         self._unseen = {
             node: [edge.target for edge in graph.nodes[node].edges if not self._sees(edge)] for node in reachable
         }
+        self._streams = {
+            counter
+            for node in reachable
+            for edge in graph.nodes[node].edges
+            if edge.exchange is not None and edge.exchange.sender == role
+            for counter in edge.exchange.guards
+            if is_stream(graph, counter)
+        }
         self._numbers: dict[_State, int] = {}
         self._points: list[set[int]] = []  # by number
         self._begins: list[set[int]] = []  # by number
@@ -189,6 +197,7 @@ class _Projection:
                 row.receive[first, second] = self._moved(edges, following)
             else:
                 row.bus[first] = following
+                self._begin_behind(first, edges)
         self._interrupts(raised, row)
         return row
 
@@ -206,12 +215,25 @@ class _Projection:
             following,
             keeps_timer=any(one.stream for one in exchanges),
             scopes=self._interned({scope for one in exchanges for scope in one.scopes}),
+            resets=self._begun(edges),
             each=min((one.each for one in exchanges), default=NO_EACH),
         )
 
+    def _begin_behind(self, event: int, edges: list[Edge]) -> None:
+        """Let the bus event begin the count of the role's own streams behind it."""
+        begun = self._begun(edges)
+        if begun:
+            told = self._graph.events[event]
+            self._graph.events[event] = replace(told, resets=tuple(sorted({*told.resets, *begun})))
+
+    def _begun(self, edges: list[Edge]) -> tuple[int, ...]:
+        """Return the counters of the role's own streams that begin behind *edges*."""
+        targets = [edge.target for edge in edges]
+        return tuple(sorted(begun_streams(self._graph, targets, self._sees, self._streams)))
+
     def _sent(self, edges: list[Edge], following: int) -> Move:
         move = self._moved(edges, following)
-        move.resets = tuple(sorted({counter for edge in edges for counter in edge.resets}))
+        move.resets = tuple(sorted({*move.resets, *(counter for edge in edges for counter in edge.resets)}))
         move.counts = tuple(sorted({counter for edge in edges for counter in edge.counts}))
         guards = {counter for edge in edges if edge.exchange is not None for counter in edge.exchange.guards}
         move.guards = tuple(sorted(guards))
@@ -237,7 +259,7 @@ class _Projection:
                 )
 
     def _due(self, row: _Row) -> tuple[int, ...]:
-        kinds = (EventKind.END, EventKind.MAX, EventKind.JOINED)
+        kinds = (EventKind.END, EventKind.MAX, EventKind.JOINED, EventKind.CALL)
         return tuple(event for event in sorted(row.bus) if self._graph.events[event].kind in kinds)
 
     def _owes(self, row: _Row, due: tuple[int, ...]) -> bool:
@@ -283,4 +305,5 @@ def _trimmed(graph: Automaton, machines: tuple[Machine, ...]) -> Tables:
         scopes=tuple(graph.scopes),
         counters=tuple(graph.counters),
         eaches=tuple(graph.eaches),
+        calls=tuple(graph.calls),
     )

@@ -253,8 +253,8 @@ class Strands:
             interrupt=members.event(move.interrupt, member),
             # The deadline that runs may be another member's: it runs on.
             keeps_timer=move.keeps_timer or (timed is not None and member >= 0 and timed != member),
-            counts=tuple(members.counter(one, member) for one in move.counts),
-            resets=tuple(members.counter(one, member) for one in move.resets),
+            counts=members.counters_of(move.counts, member),
+            resets=members.counters_of(move.resets, member),
             guards=tuple(members.counter(one, member) for one in move.guards),
             scopes=self._interned({members.scope(one, member) for one in move.scopes}),
             voice=members.voice(self._role, each, member) if each != NO_EACH else self._player,

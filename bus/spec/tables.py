@@ -29,6 +29,7 @@ class EventKind(StrEnum):
     INTERRUPT = "interrupt"  # a message that may strike anywhere in a scope
     LATE = "late"  # the members of an `each` that are not through are cut off
     JOINED = "joined"  # an `each` is over: enough of its members are through, or it had none
+    CALL = "call"  # a protocol that a step `call` runs has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,11 @@ class BusEvent:
         scope: The scope that the event closes, or -1.
         role: The late role (ELSE), the lost or failed role, else -1.
         counter: The exhausted counter (MAX), else -1.
-        outcome: The outcome (END), else None.
+        outcome: The outcome (END), that of the called protocol (CALL), else None.
         resets: Counters that begin again at zero when the event fires (applied before *counts*).
         counts: Counters that the event adds one to.
         each: The `each` in whose block it happens, to one member alone, or -1.
+        call: The ``call`` step that is over (CALL), else -1.
     """
 
     name: str
@@ -59,6 +61,7 @@ class BusEvent:
     resets: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
     each: int = NO_EACH
+    call: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,28 @@ class EachTable:
     on_join: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class CallTable:
+    """A ``call`` step: it begins once every role's state has its events in *bus*, and one of them ends it.
+
+    Attributes:
+        protocol: What is called, as written: ``"training@^1"``; a key of ``Protocol.callees``.
+        roles: (their role's name, our role): who plays ours is to play theirs.
+        events: (outcome of the called protocol, CALL event), at least one.
+        within: Seconds after which the called conversation is canceled, or None.
+    """
+
+    protocol: str
+    roles: tuple[tuple[str, int], ...]
+    events: tuple[tuple[str, int], ...]
+    within: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The called protocol's name."""
+        return self.protocol.partition("@")[0]
+
+
 @dataclass(slots=True)
 class Move:
     """One allowed step of one role. Treated as frozen; slots only, because it is read for each message.
@@ -153,7 +178,8 @@ class Move:
         interrupt: The INTERRUPT event that this send raises, or -1; the event's own resets and counts hold.
         keeps_timer: A stream's message: the running deadline is that of the message that ends the stream.
         counts: Counters that this message adds one to (sender's moves only).
-        resets: Counters that begin again at zero (sender's moves only; applied before *counts*).
+        resets: Counters that begin again at zero (applied before *counts*; of a receiver's move once it takes the
+            message in: streams of its own).
         guards: Counters that must be below their limit for this send to be allowed.
         scopes: Scopes that the message belongs to: closing one of them discards it while undelivered.
         each: The `each` in whose block the message stands, or -1.
@@ -186,7 +212,7 @@ class Machine:
         receive: (sender role, message type) → Move.
         bus: bus event → next state. A missing event leaves the role where it is.
         due: END, MAX and JOINED events that the bus fires once every role's state has them in *bus*
-            (MAX: once its counter is full, too).
+            (MAX: once its counter is full, too), and CALL events: the bus begins the call then.
         timer: Index of the running deadline, or -1.
         scopes: Scopes in which the role certainly stands, outermost first; equal tuples are the same object.
         owes: The role must send before anything else can reach it. Interrupts do not count, nor does a
@@ -220,3 +246,4 @@ class Tables:
     scopes: tuple[ScopeTable, ...]
     counters: tuple[Counter, ...]
     eaches: tuple[EachTable, ...] = ()
+    calls: tuple[CallTable, ...] = ()

@@ -43,15 +43,13 @@ from bus.spec.syntax import (
 from bus.spec.tables import NO_EVENT, BusEvent, EventKind, Timer
 from bus.spec.unfold_each import unfold_each, unfold_enroll
 
-NOT_RUN = "E-NOT-RUN"  # in order, but of a kind that this version cannot run
-
 
 def unfold(spec: Spec) -> Automaton:
     """Return the global automaton of *spec*.
 
     Raises:
         SpecError: A step cannot be reached, names something undeclared, has no meaning where it
-            stands, is of a kind that this version does not run, or there are too many positions.
+            stands, or there are too many positions.
     """
     return _Unfolding(spec).run()
 
@@ -114,8 +112,7 @@ class _Unfolding:
             case Enroll():
                 return unfold_enroll(self._grow, step, here, around)
             case Call():
-                problem = f"'call: {step.protocol}' is part of the language, but this version does not run it yet"
-                raise error_at(step.mark, NOT_RUN, problem)
+                return self._call(step, here, around)
         return None
 
     def _send(self, send: Send, here: int, waits: tuple[int, ...], around: Around) -> int:
@@ -272,6 +269,15 @@ class _Unfolding:
         start, joined = interleave(self._graph, parallel.mark, tuple(strands), after)
         self._grow.edge(here, Edge(start))
         return after if joined else None
+
+    def _call(self, call: Call, here: int, around: Around) -> int | None:
+        """Wait for what is called: nothing but its outcomes, which the bus tells to all, leads on from here."""
+        after = self._grow.node(call.mark, around)
+        for branch, event in self._graph.add_call(call, around.regions):
+            aside = self._grow.node(branch.mark, around)
+            self._grow.edge(here, Edge(aside, event=event))
+            self._grow.leads(self._block(branch.body, aside, around), after)
+        return self._grow.reached(after)
 
     # -- deadlines ---------------------------------------------------------------------------------
 

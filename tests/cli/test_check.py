@@ -84,6 +84,25 @@ def test_a_folder_is_looked_through(check, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("2 files: 1 error")
 
 
+WORDS = "language: 1\nlibrary: words\nversion: 1.0.0\nmessages: {Hello: {fields: {text: string}}}\n"
+USING = GOOD.replace("messages:\n  Hello: {fields: {text: string}}\n", "imports: [words@^1]\n")
+
+
+def test_what_a_file_imports_is_found_beside_it(check):
+    code, out, err = check({"greet.protocol.yaml": USING, "words.protocol.yaml": WORDS})
+
+    assert (code, out) == (0, "")
+    assert err.startswith("2 files: 0 errors, 0 warnings")
+
+
+def test_an_import_in_another_version_is_a_finding_that_names_it(check):
+    code, out, _ = check({"greet.protocol.yaml": USING.replace("^1", "^2"), "words.protocol.yaml": WORDS})
+
+    assert code == 1
+    assert "greet.protocol.yaml:5:11: E-UNKNOWN-IMPORT" in out
+    assert "found 1.0.0 (words.protocol.yaml)" in out
+
+
 @pytest.mark.parametrize("name", ["missing.protocol.yaml", "."])
 def test_nothing_to_check_is_a_usage_error(check, capsys, name):
     with pytest.raises(SystemExit) as ended:

@@ -25,7 +25,7 @@ PAGE = ROOT / "docs/specs.md"
 EXAMPLE = "example.protocol.yaml"
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_HEADING = re.compile(r"^(#+) (.+)$")
+_HEADING = re.compile(r"#+ (.+)")
 _RULE = re.compile(r"[EW]-[A-Z]+(?:-[A-Z]+)*")
 _FILE = re.compile(r"# ([a-z][a-z0-9-]*\.protocol\.yaml)\n")
 _ARROW = re.compile(r"([a-z][a-z0-9_-]*) -> ([a-z][a-z0-9_-]*(?:, [a-z][a-z0-9_-]*)*)['\"]?: ([A-Z][A-Za-z0-9_]*)")
@@ -65,20 +65,30 @@ def page() -> str:
     return PAGE.read_text(encoding="utf-8")
 
 
+def prose(text: str) -> str:
+    """Return *text* with empty lines in place of its fenced blocks."""
+    return _FENCE.sub(lambda match: "\n" * match[0].count("\n"), text)
+
+
+def headings(text: str) -> list[tuple[int, str]]:
+    """Return (line, title) of every heading, in order."""
+    found = enumerate(map(_HEADING.match, prose(text).splitlines()), start=1)
+    return [(line, match[1]) for line, match in found if match]
+
+
 def fences(text: str) -> list[Fence]:
     """Return the fenced blocks of *text* in order."""
-    found = []
+    found, titles = [], headings(text)
     for match in _FENCE.finditer(text):
-        above = text[: match.start()]
-        heading = [line for line in above.splitlines() if _HEADING.match(line)][-1]
-        found.append(Fence(match[1], match[2], heading.lstrip("# "), above.count("\n") + 1))
+        line = text.count("\n", 0, match.start()) + 1
+        heading = [title for above, title in titles if above < line][-1]
+        found.append(Fence(match[1], match[2], heading, line))
     return found
 
 
 def rules_with_a_section(text: str) -> list[str]:
     """Return the rules that have a heading of their own, in order."""
-    headings = (_HEADING.match(line) for line in text.splitlines())
-    return [match[2] for match in headings if match and _RULE.fullmatch(match[2])]
+    return [title for _, title in headings(text) if _RULE.fullmatch(title)]
 
 
 def rule_sections(text: str) -> Iterator[RuleSection]:

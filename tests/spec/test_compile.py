@@ -171,11 +171,6 @@ def test_every_protocol_of_the_language_page_compiles_without_a_word():
     assert compile_protocol(text).has_members
 
 
-def test_imports_are_refused_where_they_would_be_needed():
-    with pytest.raises(SpecError, match="E-UNSUPPORTED: imports"):
-        compile_protocol(small(imports="[common@^1]"))
-
-
 def test_a_text_without_a_conversation_is_told_and_nothing_follows_from_it():
     assert [one.message for one in check_text(HEAD)[1]] == [
         "protocol file: expected 'messages', which is missing",

@@ -101,7 +101,7 @@ def test_an_announcement_outside_an_each_goes_to_every_member() -> None:
 def test_members_are_players_behind_the_roles() -> None:
     members = Members(compile_protocol(HEAD + FIRST + REST), {"judge": ["ann", "ben", "cid"]})
 
-    assert [one.name for one in members.players] == ["chair", "judge:ann", "scribe", "judge:ben", "judge:cid"]
+    assert [one.name for one in members.players] == ["chair", "scribe", "judge:ann", "judge:ben", "judge:cid"]
 
 
 def test_numbers_follow_from_the_protocol_and_the_members_alone() -> None:
@@ -131,6 +131,6 @@ def test_a_state_that_travels_is_the_same_state_elsewhere() -> None:
 def test_the_members_of_an_each_do_not_see_each_other() -> None:
     protocol = compile_protocol(HEAD + FIRST + REST)
     members = Members(protocol, {"judge": ["ann", "ben"]})
-    machine = Gathering(members).tables.machines[1]
+    machine = Gathering(members).tables.machines[2]
 
     assert list(machine.receive[0]) == [(members.voice(0, 0, 0), protocol.message_index("Ask"))]

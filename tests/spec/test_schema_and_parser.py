@@ -89,6 +89,18 @@ conversation:
   - end: over
 """
 
+LIBRARY = """
+language: 1
+library: common
+version: 1.2.0
+status: draft
+doc: x
+imports: [other@~1.2]
+defaults: {delivery: durable}
+types: {T: {fields: {x: int}}}
+messages: {M: {fields: {t: T}}}
+"""
+
 DOCUMENTS = [
     plain(parse_document(ALL_STEPS)),
     *(
@@ -105,7 +117,7 @@ VALUES = [
 ]  # fmt: skip
 NAMES = sorted(
     {
-        *parse._TOP, *parse._ROLE_KEYS, *parse._MESSAGE_KEYS, *parse._FIELD_KEYS, *parse_steps._SEND,
+        *parse._TOP, *parse._LIBRARY, *parse._ROLE_KEYS, *parse._MESSAGE_KEYS, *parse._FIELD_KEYS, *parse_steps._SEND,
         *parse_steps.StepParser._STEPS, "branches", "do", "endless", "interrupts", "then", "timeout", "lost", "failed",
         "until", "late", "as", "a -> b", "a -> b, d", "a->b", "a -> a ", "X", "x", "1x", "x-y", "x_y", "",
     }
@@ -176,6 +188,8 @@ def parts() -> Iterator[tuple[str, dict, dict | list]]:
     for section in whole.keys() - {"conversation"}:
         document = copy.deepcopy(small | {section: whole[section]})
         yield section, document, document
+    library = plain(parse_document(LIBRARY))
+    yield "library", library, library
 
 
 def placed(part: dict | list) -> list[tuple[dict | list, object]]:
@@ -275,7 +289,7 @@ def test_a_step_has_the_keys_of_the_parser(step):
 @pytest.mark.parametrize(
     ("where", "keys"),
     [
-        (SCHEMA, parse._TOP),
+        (SCHEMA, {*parse._TOP, *parse._LIBRARY}),
         (DEFINITIONS["role"], parse._ROLE_KEYS),
         (DEFINITIONS["message"], parse._MESSAGE_KEYS),
         (DEFINITIONS["field"]["then"], parse._FIELD_KEYS),

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import specs_page
 from protocol_text import DATA
-from specs_page import Fence, RuleSection
+from specs_page import Fence
 
+from bus.cli.main import GROUPS
 from bus.spec import parse
 from bus.spec.loader import load_document
 from bus.spec.node import ListNode, MapNode, Node, ScalarNode
@@ -20,13 +21,6 @@ FILES = tuple(one for one in FENCES if one.file)
 SOURCES = "\n".join(path.read_text(encoding="utf-8") for path in sorted(Path(parse.__file__).parent.glob("*.py")))
 ROOT = specs_page.ROOT
 
-# What only says what this version lacks: it goes when the version no longer lacks it.
-NOT_YET = {"E-NOT-RUN", "E-UNSUPPORTED"}
-# The rules of `imports` and `call`: described, and tested as soon as the code gives one of them.
-OF_OTHER_FILES = {
-    "E-BAD-CALLEE", "E-BAD-IMPORT", "E-CALL-OUTCOMES", "E-CALL-ROLES", "E-IMPORT-CYCLE", "E-LIBRARY",
-    "E-RECURSIVE-CALL", "E-TOO-MANY-CALLS", "E-TOO-MANY-FILES", "E-UNKNOWN-IMPORT", "W-UNUSED-IMPORT",
-}  # fmt: skip
 # Their shortest examples would fill pages: 33 files, and protocols that call each other 256 times.
 WITHOUT_EXAMPLE = {"E-TOO-MANY-FILES", "E-TOO-MANY-CALLS"}
 
@@ -39,9 +33,6 @@ def rules_in_the_source() -> set[str]:
 
 
 FOUND = rules_in_the_source()
-needs_other_files = pytest.mark.skipif(
-    not FOUND & OF_OTHER_FILES, reason="this version does not resolve imports and calls yet"
-)
 
 
 @pytest.fixture
@@ -50,25 +41,10 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def is_of_other_files(example: Fence) -> bool:
-    return "imports:" in example.text or "library:" in example.text
+EXAMPLES = [one for one in FENCES if one.kind == "yaml" and not re.match("[EW]-", one.heading)]
 
 
-def params(sections: list[RuleSection]) -> list:
-    return [
-        pytest.param(one, id=one.rule, marks=[needs_other_files] if one.rule in OF_OTHER_FILES else [])
-        for one in sections
-    ]
-
-
-EXAMPLES = [
-    pytest.param(one, id=f"line {one.line}", marks=[needs_other_files] if is_of_other_files(one) else [])
-    for one in FENCES
-    if one.kind == "yaml" and not re.match("[EW]-", one.heading)
-]
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda one: f"line {one.line}")
 def test_every_example_is_clean(example, folder):
     assert (
         specs_page.words(specs_page.findings(example, FILES[:0] if example.file else own_files(example), folder)) == ""
@@ -79,32 +55,30 @@ def own_files(example: Fence) -> tuple[Fence, ...]:
     return tuple(one for one in FILES if one.heading == example.heading)
 
 
-@pytest.mark.parametrize("section", params(SECTIONS))
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda one: one.rule)
 def test_a_wrong_example_breaks_its_rule_and_no_other(section, folder):
     found = specs_page.findings(section.wrong, section.beside, folder)
 
     assert [one.rule for one in found] == [section.rule]
 
 
-@pytest.mark.parametrize("section", params(SECTIONS))
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda one: one.rule)
 def test_the_words_are_those_of_check(section, folder):
     """If they have changed: python tests/spec/specs_page.py writes them into the page."""
     assert section.words.text == specs_page.words(specs_page.findings(section.wrong, section.beside, folder))
 
 
-@pytest.mark.parametrize("section", params(SECTIONS))
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda one: one.rule)
 def test_a_mended_example_is_clean(section, folder):
     assert specs_page.words(specs_page.findings(section.mended, section.beside, folder)) == ""
 
 
 def test_every_rule_has_a_section():
-    assert FOUND - NOT_YET - set(specs_page.rules_with_a_section(TEXT)) == set()
+    assert FOUND - set(specs_page.rules_with_a_section(TEXT)) == set()
 
 
 def test_no_section_is_of_a_rule_that_does_not_exist():
-    described = set(specs_page.rules_with_a_section(TEXT))
-
-    assert described - FOUND <= (set() if FOUND & OF_OTHER_FILES else OF_OTHER_FILES)
+    assert set(specs_page.rules_with_a_section(TEXT)) - FOUND == set()
 
 
 def test_every_rule_shows_an_example_unless_it_would_fill_pages():
@@ -114,18 +88,25 @@ def test_every_rule_shows_an_example_unless_it_would_fill_pages():
 
 
 def test_every_link_leads_to_a_heading():
-    headings = [match[1] for match in re.finditer(r"^#+ (.+)$", TEXT, re.MULTILINE)]
+    headings = [title for _, title in specs_page.headings(TEXT)]
     anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
     assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= anchors
+    assert all((specs_page.PAGE.parent / name).is_file() for name in re.findall(r"\]\(([^#)]+)\)", TEXT))
     assert len(set(headings)) == len(headings)
 
 
 def test_every_sentence_has_a_line_of_its_own():
-    prose = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
-    lines = [line for line in prose.splitlines() if not line.startswith(("|", "- ", "#", "**"))]
+    lines = [line for line in specs_page.prose(TEXT).splitlines() if not line.startswith(("|", "- ", "#", "**"))]
 
     assert [line for line in lines if re.search(r"[a-z`]{2}\. [A-Z`]", line.replace("e.g. ", ""))] == []
+
+
+def test_every_command_on_the_page_is_one():
+    known = {command for _, commands in GROUPS.values() for command in commands}
+    named = set(re.findall(r"`palaver ([a-z]+)", TEXT)) | set(re.findall(r"^palaver ([a-z]+)", TEXT, re.MULTILINE))
+
+    assert {"check", "draw", "diff", "fuzz"} <= named <= known
 
 
 # -- the yardstick: what the protocols of the language use is explained ------------------------------------
@@ -136,13 +117,12 @@ LANGUAGE = [
     ROOT / "specs/newsroom.protocol.yaml",
     ROOT / "specs/training.protocol.yaml",
 ]
-_PLAIN = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 def explained() -> set[str]:
     """Return every word that the page's text, outside its examples, shows as code."""
     words: set[str] = set()
-    for code in re.findall(r"`([^`\n]+)`", _PLAIN.sub("", TEXT)):
+    for code in re.findall(r"`([^`\n]+)`", specs_page.prose(TEXT)):
         words |= set(re.findall(r"[A-Za-z_]+(?:-[a-z]+)*|->|[*+]", code))
     return words
 
@@ -210,7 +190,7 @@ def test_every_word_that_the_parser_knows_is_explained():
 def test_what_fan_out_needs_has_a_row_or_a_sentence_beside_its_examples(word):
     start, stop = TEXT.index("## 7. Each"), TEXT.index("## 9. Call")
 
-    assert f"`{word}" in _PLAIN.sub("", TEXT[start:stop])
+    assert f"`{word}" in specs_page.prose(TEXT[start:stop])
 
 
 def test_the_contract_net_is_left_to_the_reader():
