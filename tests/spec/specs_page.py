@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bus.cli.specs import check_file
 from bus.errors import SpecError
-from bus.spec.compile import load_protocol
+from bus.spec.compile import check_path, load_protocol
 from bus.spec.diagnostic import Diagnostic
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +136,7 @@ def findings(example: Fence, beside: tuple[Fence, ...], folder: Path) -> list[Di
         return []
     path = folder / (example.file or EXAMPLE)
     path.write_text(completed(example.text), encoding="utf-8")
-    return check_file(path.relative_to(Path.cwd()))
+    return check_path(path.relative_to(Path.cwd()))[1]
 
 
 def words(found: list[Diagnostic]) -> str:
