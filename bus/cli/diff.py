@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from bus.cli.check import Format
 from bus.cli.exit_codes import ExitCode
 from bus.cli.output import console, print_json, say
-from bus.cli.specs import Format
 from bus.errors import SpecError
 from bus.spec.change import Bump, Change, Level, Misfit, RoleVerdict, Verdict
 from bus.spec.compile import find_protocol

@@ -23,7 +23,7 @@ from bus.log import configure_logging
 # In the order of --help: module → (heading, its commands). The demo's module brings its own function.
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bus.cli.project": ("Projects", ("init", "doctor")),
-    "bus.cli.specs": ("Specs", ("check",)),
+    "bus.cli.check": ("Specs", ("check",)),
     "bus.cli.diff": ("Specs", ("diff",)),
     "bus.cli.generated": ("Specs", ("draw", "doc", "schema", "asyncapi", "codegen", "tools")),
     "bus.cli.fuzz": ("Specs", ("fuzz",)),

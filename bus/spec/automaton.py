@@ -167,15 +167,23 @@ class Automaton:
         Raises:
             SpecError: The automaton has ``MAX_NODES`` nodes already.
         """
-        if len(self.nodes) >= MAX_NODES:
+        self.check_size(mark, 1)
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def check_size(self, mark: Mark, n_more: int) -> None:
+        """Refuse the spec where so many more nodes are too many.
+
+        Raises:
+            SpecError: They are.
+        """
+        if len(self.nodes) + n_more > MAX_NODES:
             raise error_at(
                 mark,
                 "E-TOO-MANY-POSITIONS",
                 f"expected at most {MAX_NODES:,} positions in a conversation, got more; "
                 "use fewer or shorter parallel branches",
             )
-        self.nodes.append(node)
-        return len(self.nodes) - 1
 
     def add_event(self, event: BusEvent) -> int:
         """Return the index of the new *event*; a name in use gets a number behind it."""

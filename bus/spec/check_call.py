@@ -17,7 +17,7 @@ from bus.spec.reference import parse_reference
 from bus.spec.syntax import Call, Role, Spec
 from bus.spec.tables import NO_EVENT, EventKind
 from bus.spec.walk import steps
-from bus.spec.witness import Names, way_to
+from bus.spec.witness import Names, Ways
 
 # All that a call may have open at once, were every step of every protocol below to run side by side: bounds what
 # one message may make the broker open.
@@ -188,6 +188,6 @@ def check_call_points(spec: Spec, found: Projections, report: Report) -> None:
                 told.add((call, exchange.mark))
                 who, sent = names.role(exchange.sender), names.exchange(exchange)
                 text = f"the call of {graph.calls[call].name} and {sent!r} may both come next: nobody says which"
-                trace = way_to(found, names, lambda one, point=point: one == point)  # type: ignore[misc]  # bound now
+                trace = Ways(names, found).to((point,))
                 hint = f"let {who!r} say by a message that the call comes now"
                 report.add(Diagnostic(site.mark, "E-RACE", text, role=who, trace=trace, suggestion=hint))

@@ -12,7 +12,7 @@ from bus.spec.diagnostic import Diagnostic, Report
 from bus.spec.projection import Projections, View
 from bus.spec.syntax import Spec
 from bus.spec.tables import NO_EVENT
-from bus.spec.witness import Names, way_to_member
+from bus.spec.witness import Names, Ways
 
 
 def check_counting(spec: Spec, found: Projections, report: Report) -> None:
@@ -30,7 +30,7 @@ def check_counting(spec: Spec, found: Projections, report: Report) -> None:
                 f"{who!r} cannot know whether {names.exchange(exchange)!r} ends a pass of {loop!r}, whose passes are "
                 f"counted: others may still have to speak in it"
             )
-            trace = way_to_member(found, names, role, state, point)
+            trace = Ways(names, found).to_member(role, state, (point,))
             hint = "end every pass with one message by a role that has heard of all that is said in it"
             report.add(Diagnostic(exchange.mark, "E-UNCOUNTABLE", text, role=who, trace=trace, suggestion=hint))
             return  # one finding says it: the others are the same seen from another state

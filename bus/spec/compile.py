@@ -13,8 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from pydantic import BaseModel
-
 from bus.errors import SpecError
 from bus.spec.bundle import SpecText, join_bundle, split_bundle
 from bus.spec.check import BUILT_IN_OUTCOMES, check_names, check_unused, check_uses
@@ -22,6 +20,7 @@ from bus.spec.check_call import check_call_points, check_calls
 from bus.spec.check_choice import check_choices
 from bus.spec.check_counting import check_counting
 from bus.spec.check_each import check_members
+from bus.spec.check_fields import check_fields
 from bus.spec.check_flow import check_flow
 from bus.spec.check_order import check_order
 from bus.spec.check_overtaking import check_bounds, check_overtaking, check_running_ahead
@@ -31,7 +30,7 @@ from bus.spec.diagnostic import Diagnostic, Report, did_you_mean, spec_error
 from bus.spec.digest import digest
 from bus.spec.fetch import MAX_FILES, fetch_bundle
 from bus.spec.linker import SUFFIX, Bundle, SpecFile, check_imports, link, prune, read_spec
-from bus.spec.models import build_models, message_types
+from bus.spec.models import Models, message_types
 from bus.spec.parse import PROTOCOL_NAME
 from bus.spec.projection import Projections, project
 from bus.spec.protocol import Protocol
@@ -120,7 +119,7 @@ def check_path(path: Path) -> tuple[Spec | None, list[Diagnostic]]:
 
 
 def _check(texts: tuple[SpecText, ...]) -> tuple[Spec | None, list[Diagnostic]]:
-    compiler = _Compiler(texts)
+    compiler = Compiler(texts)
     examined = compiler.examine(compiler.first)
     return (None if examined.report.has_errors else examined.spec), examined.report.diagnostics
 
@@ -131,13 +130,13 @@ class _Examined:
 
     spec: Spec | None
     report: Report
-    models: dict[str, type[BaseModel]] = field(default_factory=dict)
+    models: Models | None = None
     falls_off: bool = False
     projections: Projections | None = None
     callees: dict[str, Protocol] = field(default_factory=dict)
 
 
-class _Compiler:
+class Compiler:
     """The files of one bundle: each is examined once, however many call it."""
 
     def __init__(self, texts: tuple[SpecText, ...]) -> None:
@@ -147,10 +146,16 @@ class _Compiler:
         self._done: dict[SpecFile, Protocol | SpecError] = {}
 
     def examine(self, file: SpecFile) -> _Examined:
-        """Check *file* with all that it needs."""
+        """Check *file* with all that it needs. Never raises."""
         report = Report()
-        for diagnostic in file.findings:
-            report.add(diagnostic)
+        try:
+            return self._examine(file, report)
+        except SpecError as error:  # the report is full
+            report.take(error.diagnostics)
+            return _Examined(file.spec, report)
+
+    def _examine(self, file: SpecFile, report: Report) -> _Examined:
+        report.take(file.findings)
         if self._n_files > MAX_FILES:
             text = f"expected at most {MAX_FILES} files in one bundle, got {self._n_files}"
             report.error(Mark(file.source.file, 1, 1), "E-TOO-MANY-FILES", text)
@@ -189,7 +194,7 @@ class _Compiler:
 
     def _library(self, spec: Spec, file: SpecFile, report: Report) -> _Examined:
         if not report.has_errors:
-            build_models(spec, report)
+            check_fields(spec, report)
             check_imports(spec, file, self._bundle, report)
         return _Examined(spec, report)
 
@@ -204,7 +209,7 @@ class _Compiler:
             callees = check_calls(spec, file, self._bundle, self.compile, report)
         if report.has_errors:
             return _Examined(spec, report)
-        models = build_models(spec, report)
+        models = check_fields(spec, report)
         projections = _check_conversation(spec, report)
         if not report.has_errors:  # else something may be unused because of them
             check_unused(spec, falls_off, report)
@@ -227,16 +232,18 @@ class _Compiler:
         if examined.falls_off:
             outcomes.append("done")
         needed, _ = self._bundle.reached(file)
+        assert examined.models is not None  # as above
+        models = examined.models.all()
         protocol = Protocol(
             spec=replace(spec, source=join_bundle(one.source for one in needed)),
             name=spec.protocol,
             version=spec.version,
             digest=name,
             roles=spec.roles,
-            messages=message_types(spec, examined.models),
+            messages=message_types(spec, models),
             outcomes=tuple(dict.fromkeys(outcomes)),
             tables=(examined.projections or project(spec)).tables(),
-            models=examined.models,
+            models=models,
             callees=examined.callees,
         )
         return _by_digest.setdefault(name, protocol)
@@ -247,8 +254,7 @@ def _check_conversation(spec: Spec, report: Report) -> Projections | None:
     try:
         found = project(spec)
     except SpecError as error:
-        for diagnostic in error.diagnostics:
-            report.add(diagnostic)
+        report.take(error.diagnostics)
         return None
     check_order(spec, found, report)
     if not report.has_errors:
@@ -267,5 +273,5 @@ def _check_conversation(spec: Spec, report: Report) -> Projections | None:
 
 @lru_cache(maxsize=_CACHED_TEXTS)
 def _compile(texts: tuple[SpecText, ...]) -> Protocol:
-    compiler = _Compiler(texts)
+    compiler = Compiler(texts)
     return compiler.compile(compiler.first)

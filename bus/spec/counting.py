@@ -29,6 +29,8 @@ def settle(graph: Automaton, reachable: set[int]) -> None:
     Raises:
         SpecError: A message may or may not be the last of a counted pass, or such a pass may be empty.
     """
+    if not graph.counters:
+        return
     for number in sorted(reachable):
         node = graph.nodes[number]
         node.edges = [edge if edge.silent else _settled(graph, edge) for edge in node.edges]

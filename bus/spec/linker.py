@@ -67,7 +67,10 @@ def read_spec(source: SpecText) -> SpecFile:
         document = parse_document(source.text, source.file)
     except SpecError as error:
         return SpecFile(source, None, None, error.diagnostics)
-    spec = parse_spec(document, source.text, report)
+    try:
+        spec = parse_spec(document, source.text, report)
+    except SpecError as error:  # the report is full
+        return SpecFile(source, document, None, error.diagnostics)
     return SpecFile(source, document, spec, tuple(report.diagnostics))
 
 

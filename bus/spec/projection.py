@@ -48,6 +48,7 @@ class Projections:
         views: One for each role that is no sub-role.
         points: Point → every message and bus event that may come next there. A point is the start, or where a
             message or bus event has led; silent moves are the choice of whoever speaks next, and make no point.
+            In the order of their distance from the start.
     """
 
     graph: Automaton
@@ -75,17 +76,41 @@ def project(spec: Spec) -> Projections:
     graph = unfold(spec)
     reachable = closure({graph.start}, lambda node: (edge.target for edge in graph.nodes[node].edges))
     settle(graph, reachable)
+    _shorten(graph, reachable)
     scopes: dict[tuple[int, ...], tuple[int, ...]] = {}
     views = tuple(_Projection(graph, reachable, role, scopes).run() for role in sorted(set(graph.roles.values())))
     return Projections(graph, frozenset(reachable), _points(graph), views)
 
 
+def _shorten(graph: Automaton, reachable: set[int]) -> None:
+    """Let messages and bus events lead to where something is decided, past nodes that only lead on, in place.
+
+    What such nodes reset and count is settled already. Ways that lead to the same place then are the same point.
+    """
+
+    def ahead(node: int) -> int:
+        passed = {node}
+        while len(graph.nodes[node].edges) == 1 and not graph.nodes[node].is_position:
+            node = graph.nodes[node].edges[0].target
+            if node in passed:
+                break
+            passed.add(node)
+        return node
+
+    for number in reachable:
+        node = graph.nodes[number]
+        node.edges = [
+            edge if edge.silent or ahead(edge.target) == edge.target else replace(edge, target=ahead(edge.target))
+            for edge in node.edges
+        ]
+
+
 def _points(graph: Automaton) -> dict[int, tuple[Edge, ...]]:
     nodes = graph.nodes
     found: dict[int, tuple[Edge, ...]] = {}
-    waiting = [graph.start]
+    waiting = deque([graph.start])
     while waiting:
-        point = waiting.pop()
+        point = waiting.popleft()
         if point not in found:
             ahead = closure({point}, lambda node: (edge.target for edge in nodes[node].edges if edge.silent))
             found[point] = tuple(edge for node in sorted(ahead) for edge in nodes[node].edges if not edge.silent)
@@ -123,6 +148,7 @@ class _Projection:
             if is_stream(graph, counter)
         }
         self._numbers: dict[_State, int] = {}
+        self._reached: dict[frozenset[int], int] = {}  # what was moved to → number
         self._points: list[set[int]] = []  # by number
         self._begins: list[set[int]] = []  # by number
         self._waiting: deque[_State] = deque()
@@ -160,6 +186,9 @@ class _Projection:
 
     def _number(self, targets: set[int]) -> int:
         """Return the number of the state in which the role is once one of *targets* is reached."""
+        known = self._reached.get(frozenset(targets))
+        if known is not None:
+            return known
         nodes = self._graph.nodes
         around = closure(targets, self._unseen.__getitem__)
         state = frozenset(n for n in around if nodes[n].is_position)
@@ -174,6 +203,7 @@ class _Projection:
         self._points[number] |= {
             edge.target for n in around for edge in nodes[n].edges if not edge.silent and not self._sees(edge)
         }
+        self._reached[frozenset(targets)] = number
         return number
 
     def _row(self, state: _State) -> _Row:
