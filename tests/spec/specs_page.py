@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bus.cli.trace_view import show_finding
 from bus.errors import SpecError
 from bus.spec.compile import check_path, load_protocol
 from bus.spec.diagnostic import Diagnostic
@@ -22,6 +23,7 @@ from bus.spec.diagnostic import Diagnostic
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/specs.md"
 EXAMPLE = "example.protocol.yaml"
+READING = "How to read a finding"  # its example has a fault
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"#+ (.+)")
@@ -144,9 +146,24 @@ def words(found: list[Diagnostic]) -> str:
     return "".join(str(one).removeprefix(f"{one.mark}: ") + "\n" for one in found)
 
 
+def shown_finding(text: str, folder: Path) -> tuple[Fence, str]:
+    """Return the block that shows how a finding is printed, and what is printed today of the example before it."""
+    example, block = [one for one in fences(text) if one.heading == READING]
+    path = folder / "notes.protocol.yaml"
+    path.write_text(example.text, encoding="utf-8")
+    [finding] = check_path(path.relative_to(Path.cwd()))[1]
+    lines = show_finding(finding, example.text.splitlines(), width=100)
+    return block, "".join(f"{line.plain.rstrip()}\n" for line in lines)
+
+
 def main() -> None:
     """Write into the page what check says today."""
     text = page()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        block, said = shown_finding(text, Path(folder))
+    at = text.index(f"## {READING}\n")
+    text = text[:at] + text[at:].replace(f"```text\n{block.text}```", f"```text\n{said}```", 1)
     for section in list(rule_sections(text)):
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)

@@ -41,7 +41,11 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-EXAMPLES = [one for one in FENCES if one.kind == "yaml" and not re.match("[EW]-", one.heading)]
+EXAMPLES = [
+    one
+    for one in FENCES
+    if one.kind == "yaml" and one.heading != specs_page.READING and not re.match("[EW]-", one.heading)
+]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda one: f"line {one.line}")
@@ -71,6 +75,12 @@ def test_the_words_are_those_of_check(section, folder):
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda one: one.rule)
 def test_a_mended_example_is_clean(section, folder):
     assert specs_page.words(specs_page.findings(section.mended, section.beside, folder)) == ""
+
+
+def test_the_finding_that_is_explained_is_printed_so(folder):
+    block, said = specs_page.shown_finding(TEXT, folder)
+
+    assert block.text == said
 
 
 def test_every_rule_has_a_section():
