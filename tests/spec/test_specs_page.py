@@ -119,6 +119,14 @@ def test_every_command_on_the_page_is_one():
     assert {"check", "draw", "diff", "fuzz"} <= named <= known
 
 
+def test_every_option_on_the_page_is_one():
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "bus/cli").glob("*.py"))
+    named = set(re.findall(r"`(--[a-z-]+)", specs_page.prose(TEXT)))
+
+    assert "--watch" in named
+    assert {option for option in named if f'"{option}"' not in sources} == set()
+
+
 # -- the yardstick: what the protocols of the language use is explained ------------------------------------
 
 LANGUAGE = [
