@@ -157,10 +157,10 @@ def check_unused(spec: Spec, falls_off: bool, report: Report) -> None:
             report.warn(struct.mark, "W-UNUSED-TYPE", text, suggestion="remove it or use it")
     if falls_off:
         ended.add("done")
-    for name, _ in spec.outcomes:
+    for (name, _), mark in zip(spec.outcomes, spec.outcome_marks, strict=True):
         if name not in ended:
             text = f"outcomes.{name}: no step ends the conversation so"
-            report.warn(spec.mark, "W-UNUSED-OUTCOME", text, suggestion=f"remove it or write 'end: {name}'")
+            report.warn(mark, "W-UNUSED-OUTCOME", text, suggestion=f"remove it or write 'end: {name}'")
 
 
 def _used_types(spec: Spec) -> set[str]:

@@ -17,7 +17,7 @@ def check_members(spec: Spec, report: Report) -> None:
     """Report what is said by or to members in the wrong place. The names in *spec* resolve."""
     for role in spec.roles:
         _check_role(spec, role, report)
-    if not report.has_errors and any(role.many is not None or role.source is not None for role in spec.roles):
+    if not report.has_errors:
         _Members(spec, report).block(spec.conversation, None, False)
 
 

@@ -144,4 +144,9 @@ def _first(error: ValidationError) -> str:
     detail = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in detail["loc"])
     expected = detail["msg"].removeprefix("Input should be ")
-    return f"{path + ': ' if path else ''}expected {expected}, got {str(detail['input'])[:60]!r}"
+    return f"{path + ': ' if path else ''}expected {expected}, got {_shown(detail['input'])}"
+
+
+def _shown(value: object) -> str:
+    """Return *value* as a spec would write it, cut short: text in quotes, so that 3 and '3' look different."""
+    return repr(value[:60]) if isinstance(value, str) else str(value)[:60]

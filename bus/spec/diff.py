@@ -185,4 +185,8 @@ def _next(version: str, bump: Bump) -> str:
 def _meaning(spec: Spec, *, words: bool = False) -> object:
     """Return what *spec* says apart from its version; with *words*, its docs, examples and status too."""
     kept = replace(spec, version="")
-    return canonical(kept, left_out=frozenset({"mark", "source"})) if words else canonical(kept, left_out=NOT_MEANT)
+    return (
+        canonical(kept, left_out=frozenset({"mark", "outcome_marks", "source"}))
+        if words
+        else canonical(kept, left_out=NOT_MEANT)
+    )

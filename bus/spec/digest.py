@@ -16,7 +16,7 @@ from bus.spec.syntax import Spec
 
 DIGEST_BYTES = 8
 NOT_MEANT = frozenset(
-    {"mark", "doc", "example", "has_example", "examples", "deprecated", "source", "status", "imports"}
+    {"mark", "outcome_marks", "doc", "example", "has_example", "examples", "deprecated", "source", "status", "imports"}
 )
 
 

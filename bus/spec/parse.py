@@ -91,6 +91,7 @@ class _SpecParser:
         known = ("delivery",) if is_library else ("delivery", "within")
         defaults = read.fields(found["defaults"], "defaults", known) if "defaults" in found else {}
         messages = self._messages(found.get("messages"))
+        outcomes = self._outcomes(found.get("outcomes"))
         steps = StepParser(self._report)
         name = "library" if is_library else "protocol"
         return Spec(
@@ -108,7 +109,8 @@ class _SpecParser:
             within=read.duration(defaults["within"], "defaults.within") if "within" in defaults else None,
             keys=self._keys(found.get("keys"), None if "imports" in found else messages),
             types=self._types(found.get("types")),
-            outcomes=self._outcomes(found.get("outcomes")),
+            outcomes=tuple((name, doc) for _, name, doc in outcomes),
+            outcome_marks=tuple(mark for mark, _, _ in outcomes),
             library=is_library,
         )
 
@@ -266,13 +268,13 @@ class _SpecParser:
                 keys.append(name)
         return tuple(keys)
 
-    def _outcomes(self, node: Node | None) -> tuple[tuple[str, str], ...]:
+    def _outcomes(self, node: Node | None) -> list[tuple[Mark, str, str]]:
         outcomes = []
         expected = "an outcome in lower case such as published"
-        for _, name, value in self._named(node, "outcomes", OUTCOME_NAME, expected) if node else ():
+        for mark, name, value in self._named(node, "outcomes", OUTCOME_NAME, expected) if node else ():
             doc = "" if _is_null(value) else self._read.text(value, f"outcomes.{name}") or ""
-            outcomes.append((name, doc))
-        return tuple(outcomes)
+            outcomes.append((mark, name, doc))
+        return outcomes
 
     def _fields(self, node: Node | None, where: str) -> tuple[Field, ...]:
         if node is None or _is_null(node):

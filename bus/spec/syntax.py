@@ -284,6 +284,7 @@ class Spec:
     keys: tuple[str, ...] = ()
     types: tuple[Struct, ...] = ()
     outcomes: tuple[tuple[str, str], ...] = ()  # (name, doc)
+    outcome_marks: tuple[Mark, ...] = ()  # where each is declared
     library: bool = False
 
     def role(self, name: str) -> Role | None:

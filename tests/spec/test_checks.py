@@ -98,6 +98,19 @@ def test_a_small_protocol_is_told_its_rule_and_no_other(rule, text):
     assert rules_of(text) == {rule}
 
 
+def test_an_unused_outcome_is_told_where_it_is_declared():
+    [found] = diagnostics(small(outcomes="{used: , never: }", conversation="- a -> b: M\n- end: used"))
+
+    assert (found.rule, found.mark.line, found.mark.column) == ("W-UNUSED-OUTCOME", 5, 20)
+
+
+@pytest.mark.parametrize(("default", "got"), [("0", "got 0"), ("'0'", "got '0'")])
+def test_a_number_and_its_text_look_different_in_a_finding(default, got):
+    [found] = diagnostics(small(f"M: {{fields: {{x: {{type: int, min: 1, default: {default}}}}}}}"))
+
+    assert found.message.endswith(got)
+
+
 HUMAN = (
     "language: 1\nprotocol: p\nversion: 1.0.0\nroles: {a: {}, b: {human: true}}\nmessages: {Ask: {}, Yes: {}, No: {}}\n"
 )

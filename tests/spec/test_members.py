@@ -66,6 +66,16 @@ def test_what_is_said_to_or_by_members_in_the_wrong_place_is_refused(steps: str,
 
 
 @pytest.mark.parametrize(
+    ("step", "rule"),
+    [("{each: scribe, do: [chair -> scribe: Note]}", "E-EACH"), ("{enroll: scribe}", "E-ENROLL")],
+)
+def test_members_are_refused_also_where_no_role_has_any(step: str, rule: str) -> None:
+    head = HEAD[: HEAD.index("roles:")] + "roles: {chair: {}, scribe: {}}\n" + HEAD[HEAD.index("messages:") :]
+
+    assert rules(f"  - chair -> scribe: Ask\n  - {step}\n", head) == [rule]
+
+
+@pytest.mark.parametrize(
     "roles",
     [
         "{chair: {}, judge: {from: judge}, scribe: {}}",

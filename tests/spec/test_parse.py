@@ -211,7 +211,10 @@ def test_sections_may_be_left_empty_and_reasons_given():
 
 
 def test_each_may_wait_for_a_number_of_members():
-    (each,) = block_of("- each: b\n  until: 2\n  do: [a -> b: M]\n  late: [end: failed]", "M: {}")
+    text = small("M: {}", "- each: b\n  until: 2\n  do: [a -> b: M]\n  late: [end: failed]")
+    spec, found = check_text(text.replace("b: {}", "b: {many: 1..9}"), "small.yaml")
+    assert spec is not None, found
+    (each,) = spec.conversation
 
     assert (each.until, len(each.late)) == ("2", 1)
 
