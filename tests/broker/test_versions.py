@@ -169,6 +169,14 @@ def test_after_a_restart_whoever_was_let_in_before_is_let_in_in_any_order(desk: 
     assert greet(desk, "pauser", PAUSING, "client").take(Kind.WELCOME)
 
 
+def test_after_a_restart_a_version_that_only_scripts_named_is_asked_as_ever(desk: Desk) -> None:
+    at(desk, PAUSING).peer("script")
+    desk.restart()
+    at(desk, JOB).peer("worker", plays=["worker"])
+
+    assert greet(desk, "pauser", PAUSING, "client").refusals() == ["no-common-version"]
+
+
 # -- which version is pinned ----------------------------------------------------------------------------
 
 
