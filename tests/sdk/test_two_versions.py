@@ -129,7 +129,7 @@ async def test_agent_whose_version_fits_nobody_is_not_started_and_told_the_diff(
             await bus.start(pusher)
 
     assert refused.value.code == "no-common-version"
-    assert "worker of 1.0.0 in conversations of 1.2.0 cannot take client -> worker: Hurry here" in str(refused.value)
+    assert "worker of 1.0.0 in conversations of 1.2.0: cannot take client -> worker: Hurry here" in str(refused.value)
     assert "(client -> worker: Hurry)" in str(refused.value)
 
 
