@@ -64,6 +64,7 @@ class Attendance:
         older = state.registry.find(name, instance)
         self._check_versions(roles, older)
         self._journal_protocols(digests)
+        self._journal_plays(roles)
         if older is not None:
             self._leave(older, held)
         self._n_tokens += 1
@@ -169,6 +170,12 @@ class Attendance:
                 state.journaled_protocols.add(digest)
                 row: Record = ["protocol", state.protocols[digest].spec.source]
                 state.ledger.journal(row, session=None, n=0, urgent=False, now=state.now)
+
+    def _journal_plays(self, roles: frozenset[Play]) -> None:
+        state = self._state
+        for digest in sorted({digest for digest, _ in roles} - state.journaled_plays):
+            state.journaled_plays.add(digest)
+            state.ledger.journal(["played", digest], session=None, n=0, urgent=False, now=state.now)
 
     def _check_versions(self, roles: frozenset[Play], older: Session | None) -> None:
         """Refuse who would find nobody to talk to in a role that is played by other versions only (15).

@@ -215,7 +215,7 @@ class Broker:
         state = self._state
         state.now = now
         state.grace_until = now + state.settings.lease
-        state.known_before = frozenset(state.journaled_protocols)
+        state.known_before = frozenset(state.journaled_plays)
         state.agenda.add(state.grace_until, Alarm.LEASES)
         state.agenda.add(now + state.settings.clock_interval, Alarm.CLOCK)
         names = set()

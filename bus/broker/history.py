@@ -31,6 +31,7 @@ class History:
         self._calling = Calling(state, self._with_children)
         self._apply: dict[str, Callable[..., list[Conversation]]] = {
             "protocol": self._protocol,
+            "played": self._played,
             "open": self._open,
             "message": self._message,
             "commit": self._commit,
@@ -86,6 +87,10 @@ class History:
     def _protocol(self, source: str) -> list[Conversation]:
         protocol = self.add_protocol(source)
         self._state.journaled_protocols.add(protocol.digest)
+        return []
+
+    def _played(self, digest: str) -> list[Conversation]:
+        self._state.journaled_plays.add(digest)
         return []
 
     def _open(

@@ -97,7 +97,7 @@ def find_pin(
     misfits = state.versions.misfits(digest, existing.digest, role)
     if misfits:
         own, pinned = state.protocols[digest], existing.protocol
-        text = f"the conversation follows {pinned.name} {pinned.version}, in which {role} of {own.version} "
+        text = f"the conversation follows {pinned.name} {pinned.version}, which {role} of {own.version} does not fit: "
         return Refusal("no-common-version", text + misfits[0].reason)
     return existing.digest
 

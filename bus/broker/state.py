@@ -70,7 +70,8 @@ class BrokerState:
         waiting: Mailboxes with deliveries and nobody live to take them.
         suspects: name → mailboxes that an instance held when it died; served one at a time (RULES.md 10).
         grace_until: Before this instant, after a restart, a mailbox goes to nobody but its keeper (RULES.md 18).
-        known_before: Digests of the protocols that were in the journal when the broker started.
+        journaled_plays: Digests of the protocols of which somebody was ever let in to play a role.
+        known_before: ``journaled_plays`` as the broker started.
         log: (level, event, facts) for the shell to write.
     """
 
@@ -86,6 +87,7 @@ class BrokerState:
     waiting: dict[Mailbox, Conversation] = field(default_factory=dict)
     suspects: dict[str, dict[Mailbox, Conversation]] = field(default_factory=dict)
     journaled_protocols: set[str] = field(default_factory=set)
+    journaled_plays: set[str] = field(default_factory=set)
     log: list[LogLine] = field(default_factory=list)
     n_fences: int = 0
     grace_until: float = 0.0

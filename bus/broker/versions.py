@@ -171,7 +171,7 @@ class Versions:
             "version": version,
             "conversation": conversation,
             "rule": misfit.rule,
-            "message": f"{role} of {version} in conversations of {conversation} {misfit.reason}{after}",
+            "message": f"{role} of {version} in conversations of {conversation}: {misfit.reason}{after}",
             "trace": list(misfit.trace),
         }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bus.spec.field import READING_ANOTHER
 from bus.spec.message_type import Message, MessageType
 from bus.spec.protocol import Protocol
 
@@ -30,11 +31,14 @@ class TranslatedType(MessageType):
             return self.pinned.to_plain(message)
         return self.pinned.to_plain(self.pinned.from_plain(self.own.to_plain(message)))
 
-    def from_plain(self, fields: object) -> Message:
-        """Return the message of the own class that a peer sent as *fields* of the pinned version."""
+    def from_plain(self, fields: object, *, context: Mapping[str, bool] = READING_ANOTHER) -> Message:
+        """Return the message of the own class that a peer sent as *fields* of the pinned version.
+
+        Rules that only the own version has are not asked: a rule that is gone breaks no receiver.
+        """
         assert self.pinned is not None
         assert self.own is not None
-        return self.own.from_plain(self.pinned.to_plain(self.pinned.from_plain(fields)))
+        return self.own.from_plain(self.pinned.to_plain(self.pinned.from_plain(fields)), context=context)
 
 
 def translated_types(own: Protocol, pinned: Protocol) -> tuple[MessageType, ...]:

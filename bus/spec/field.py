@@ -36,6 +36,8 @@ from pydantic_core import PydanticCustomError
 from bus.spec.syntax import Field
 
 READING = {"reading": True}  # validation context of a receiver: open enums may hold words we do not know
+# … and of a receiver of another version, whose rules the sender's version need not have (docs/evolution.md).
+READING_ANOTHER = {"reading": True, "without_rules": True}
 MAX_TEXT = 1 << 20  # no frame holds more (docs/wire.md); the bound also refuses half surrogate pairs
 MAX_ANY_DEPTH = 24
 _INT_LEAST, _INT_MOST = -(2**63), 2**63 - 1

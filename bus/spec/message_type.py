@@ -82,15 +82,18 @@ class MessageType:
                 raise self._changed()
         return fields
 
-    def from_plain(self, fields: object) -> Message:
+    def from_plain(self, fields: object, *, context: Mapping[str, bool] = READING) -> Message:
         """Return the message that a peer sent as *fields*; fields that we do not know are left out.
+
+        Args:
+            context: ``READING_ANOTHER`` where the peer speaks another version.
 
         Raises:
             BodyInvalid: A field, rule or the whole is not what the type says. Values of secret fields
                 are never in the text, and nothing holds on to the body.
         """
         try:
-            return self._validate(fields, extra="ignore", context=READING)
+            return self._validate(fields, extra="ignore", context=context)
         except ValidationError as error:
             raise BodyInvalid(self._explain(error)) from None
 

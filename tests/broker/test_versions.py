@@ -90,7 +90,7 @@ def test_hello_that_breaks_against_who_is_there_is_refused_with_the_witness(desk
         "client of job 1.2.0 has no version in common with worker of 1.0.0, which 'worker' plays: "
     )
     assert (
-        "worker of 1.0.0 in conversations of 1.2.0 cannot take client -> worker: Pause here "
+        "worker of 1.0.0 in conversations of 1.2.0: cannot take client -> worker: Pause here "
         "(client -> worker: Ask, client -> worker: Pause)"
     ) in detail["message"]
     assert [(fact["role"], fact["rule"], fact["trace"]) for fact in detail["diff"]] == [
@@ -116,7 +116,7 @@ def test_hello_with_a_required_field_more_names_the_field(desk: Desk) -> None:
     newcomer = greet(desk, "worker", BREAKING, "worker")
 
     message = newcomer.take_one(Kind.REFUSED)[3]["message"]
-    assert "client of 1.0.0 in conversations of 1.3.0 its Ask may be refused: it leaves out Ask.size" in message
+    assert "client of 1.0.0 in conversations of 1.3.0: its Ask may be refused: it leaves out Ask.size" in message
 
 
 def test_agent_is_let_in_once_those_it_does_not_fit_have_left(desk: Desk) -> None:
@@ -167,6 +167,14 @@ def test_after_a_restart_whoever_was_let_in_before_is_let_in_in_any_order(desk: 
     desk.peer("worker", plays=["worker"])
 
     assert greet(desk, "pauser", PAUSING, "client").take(Kind.WELCOME)
+
+
+def test_after_a_restart_a_version_that_only_scripts_named_is_asked_as_ever(desk: Desk) -> None:
+    at(desk, PAUSING).peer("script")
+    desk.restart()
+    at(desk, JOB).peer("worker", plays=["worker"])
+
+    assert greet(desk, "pauser", PAUSING, "client").refusals() == ["no-common-version"]
 
 
 # -- which version is pinned ----------------------------------------------------------------------------
@@ -377,4 +385,4 @@ def test_opener_that_does_not_fit_the_pinned_version_is_told_why(desk: Desk) -> 
     refused = desk.refused_query(again, "pin", digest=desk.protocol.digest, role="client", conversation=identifier)
 
     assert refused["code"] == "no-common-version"
-    assert "in which client of 1.2.0 may send client -> worker: Pause" in refused["message"]
+    assert "which client of 1.2.0 does not fit: may send client -> worker: Pause" in refused["message"]

@@ -129,7 +129,7 @@ async def test_agent_whose_version_fits_nobody_is_not_started_and_told_the_diff(
             await bus.start(pusher)
 
     assert refused.value.code == "no-common-version"
-    assert "worker of 1.0.0 in conversations of 1.2.0 cannot take client -> worker: Hurry here" in str(refused.value)
+    assert "worker of 1.0.0 in conversations of 1.2.0: cannot take client -> worker: Hurry here" in str(refused.value)
     assert "(client -> worker: Hurry)" in str(refused.value)
 
 
@@ -226,3 +226,14 @@ def test_message_that_the_pinned_version_lacks_is_refused_with_what_is_allowed()
         NotAllowed, match=r"expected a message of work@1\.0\.0, got 'Hurry'.*allowed here: Ask to worker"
     ):
         part.find(part.machine.start, hurrying.Hurry(), None, b"c" * 16)
+
+
+def test_rule_that_is_gone_from_the_pinned_version_is_not_asked_of_what_comes() -> None:
+    ruled = compile_protocol(WORK.replace("fields: {job: string, n: int}}\n  Again", "RULED}\n  Again").replace(
+        "RULED", 'fields: {job: string, n: int}, rules: ["n > 0"]'
+    ))  # fmt: skip
+    kind = part_of(work, work.role_index("client"), ruled).messages[work.message_index("Done")]
+
+    assert kind.from_plain({"job": "j", "n": -1}).n == -1
+    with pytest.raises(BodyInvalid, match="n > 0"):
+        ruled.messages[ruled.message_index("Done")].from_plain({"job": "j", "n": -1})

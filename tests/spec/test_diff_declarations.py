@@ -80,6 +80,14 @@ ROWS: dict[str, tuple[str, str, tuple[str, bool, bool, Level]]] = {
         "x: {enum: [a, b], open: true}",
         ("enum-value-added", OK, OK, Level.INFO),
     ),
+    "any to T": ("x: any", "x: int", ("type-narrowed", BREAK, OK, Level.ERR)),
+    "enum closed": ("x: {enum: [a], open: true}", "x: {enum: [a]}", ("enum-closed", OK, OK, Level.WARN)),
+    "enum opened": ("x: {enum: [a]}", "x: {enum: [a], open: true}", ("enum-opened", OK, OK, Level.INFO)),
+    "default of an optional field": (
+        "x: optional int",
+        "x: {type: optional int, default: 2}",
+        ("default-changed", OK, OK, Level.WARN),
+    ),
     "default changed": (
         "x: {type: int, default: 1}",
         "x: {type: int, default: 2}",
@@ -135,6 +143,16 @@ def test_name_that_went_to_reserved_was_not_renamed() -> None:
     rules = {change.rule for change in versions(old, new).changes}
 
     assert rules == {"field-removed-optional", "field-added-optional", "version-bump"}
+
+
+def test_field_that_may_have_got_either_of_two_names_was_not_renamed() -> None:
+    found = of_fields("x: int", "y: int, z: int")
+
+    assert {change.rule for change in found.changes} == {
+        "field-removed-required",
+        "field-added-required",
+        "version-bump",
+    }
 
 
 def test_removing_an_optional_field_suggests_to_reserve_its_name() -> None:
