@@ -7,9 +7,9 @@ import os
 import time
 
 import pytest
+from hostile_texts import FAULTY, LIMITED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hostile_texts import FAULTY, LIMITED
 from protocol_text import negative_cases, text_of
 from spec_fuzz import any_bytes, any_text, broken_mark, grammatical, shuffled
 
