@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -10,6 +11,10 @@ from protocol_text import DATA, negative_cases, text_of
 SPECS = Path(__file__).parents[2] / "specs"
 REAL = [path.read_text(encoding="utf-8") for folder in (SPECS, DATA) for path in sorted(folder.glob("*.protocol.yaml"))]
 SMALL = [text_of(case) for case in negative_cases()]
+OTHERS = {
+    kind: [path.read_text(encoding="utf-8") for path in sorted(SPECS.glob(f"*.{kind}.yaml"))]
+    for kind in ("fleet", "training")
+}
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
 _PIECES = [
     "\t",
@@ -71,9 +76,9 @@ any_bytes = st.binary(max_size=300) | any_text.map(lambda text: text.encode("utf
 
 
 @st.composite
-def shuffled(draw: st.DrawFn) -> str:
-    """Return a real spec of which lines or words were dropped, doubled, swapped or replaced."""
-    text = draw(st.sampled_from([*REAL, *SMALL, *SMALL]))
+def shuffled(draw: st.DrawFn, texts: Sequence[str] = (*REAL, *SMALL, *SMALL)) -> str:
+    """Return a real spec, or another of *texts*, of which lines or words were dropped, doubled, swapped or replaced."""
+    text = draw(st.sampled_from(texts))
     for _ in range(draw(st.integers(1, 4))):
         parts = text.splitlines(keepends=True) if draw(st.booleans()) else _TOKEN.findall(text)
         if not parts:
