@@ -8,7 +8,7 @@ ARGS ?=
 HOT := $(wildcard bus/ids.py bus/spec/*.py bus/wire/*.py bus/broker/*.py bus/sdk/*.py)
 COMPILED := .venv/.compiled
 
-.PHONY: demo test check lint compile pure test-pure bench data docs clean
+.PHONY: demo test check lint compile pure test-pure bench bench-specs fuzz-specs data docs clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; PyTorch for the CPU is the largest part)"
@@ -47,6 +47,12 @@ check: lint test  ## what must be green before a change lands
 
 bench: $(COMPILED)  ## measure the bus beside raw ZeroMQ
 	@$(BIN)/python bench/bus.py $(ARGS)
+
+bench-specs: $(READY)  ## measure reading and checking of protocols, and the monitor's step; ARGS=--hostile adds bad input
+	@$(BIN)/python bench/specs.py $(ARGS)
+
+fuzz-specs: $(READY)  ## drive palaver check with texts that nobody means, new ones each time; EXAMPLES=n of each kind
+	@PALAVER_FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest tests/spec/test_hostile_text.py -o timeout=0 $(ARGS)
 
 data: $(READY)  ## make specs/data again from its seeded grammar
 	@$(BIN)/python -m training_service.sections specs/data

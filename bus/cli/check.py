@@ -123,7 +123,7 @@ def _print_text(path: Path, found: Sequence[Diagnostic]) -> None:
         for line in [*show_finding(diagnostic, lines, width=width, pens=pens), Text()]:
             if pens is ASCII:
                 line.plain = line.plain.encode("ascii", "backslashreplace").decode("ascii")
-            console.print(line, soft_wrap=True)
+            console.print(line, soft_wrap=not console.is_terminal)  # a terminal wraps between words, a pipe nothing
 
 
 def _print(line: str) -> None:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from bus.spec.automaton import Edge, Exchange
 from bus.spec.check_order import ordinary
 from bus.spec.components import components
-from bus.spec.diagnostic import Diagnostic, Report, Severity
+from bus.spec.diagnostic import MAX_FINDINGS, Diagnostic, Report, Severity
 from bus.spec.projection import Projections
 from bus.spec.syntax import Delivery, Mark, Spec
 from bus.spec.tables import NO_EVENT, EventKind
@@ -261,7 +261,13 @@ def check_bounds(spec: Spec, found: Projections, report: Report) -> None:
     for point, said in onward.said.items():  # nearest first
         for edge, exchange in said:
             mark = exchange.mark
-            if mark in told or counted[mark] or _is_bounded(spec, exchange) or not circles.has(edge.target, mark):
+            if (
+                len(told) >= MAX_FINDINGS
+                or mark in told
+                or counted[mark]
+                or _is_bounded(spec, exchange)
+                or not circles.has(edge.target, mark)
+            ):
                 continue
             for receiver in found.graph.addresses[exchange.address]:
                 again = circles.again(onward, edge, mark, receiver)
@@ -273,17 +279,21 @@ def check_bounds(spec: Spec, found: Projections, report: Report) -> None:
                     break
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Circles:
     """Where the conversation can go round by messages alone.
 
     Attributes:
         number: Point → the circle that it is part of.
         marks: Circle → where the messages inside it are written.
+        last: Where the last search began; *steps* and *ahead* are what it found.
     """
 
     number: dict[int, int]
     marks: dict[int, set[Mark]]
+    last: _Place | None = None
+    steps: dict[_Place, tuple[_Place, Edge] | None] = field(default_factory=dict)
+    ahead: dict[Mark, tuple[_Place, Edge]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, onward: _Onward) -> _Circles:
@@ -302,11 +312,17 @@ class _Circles:
 
     def again(self, onward: _Onward, edge: Edge, mark: Mark, receiver: int) -> list[Edge]:
         """Return how the message of *edge* comes again while *receiver* stands still; empty where it does not."""
-        steps: dict[_Place, tuple[_Place, Edge] | None] = {}
-        for place, following, exchange in onward.from_place((edge.target, 1 << receiver), steps, self.number):
-            if exchange.mark == mark:
-                return [*path(steps, place), following]
-        return []
+        start = (edge.target, 1 << receiver)
+        if self.last != start:  # the messages that lead to one place are looked at one after the other
+            self.last = start
+            self.steps = {}
+            self.ahead = {}
+            for place, following, exchange in onward.from_place(start, self.steps, self.number):
+                self.ahead.setdefault(exchange.mark, (place, following))
+        if mark not in self.ahead:
+            return []
+        place, following = self.ahead[mark]
+        return [*path(self.steps, place), following]
 
 
 def _counted(found: Projections) -> dict[Mark, frozenset[int]]:

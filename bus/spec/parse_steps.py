@@ -33,6 +33,8 @@ SENT = re.compile(r"([A-Z][A-Za-z0-9_]*)([*+]?)")
 CALLEE = re.compile(r"[a-z][a-z0-9-]{0,63}@[\^~]?[0-9]{1,9}(\.[0-9]{1,9}){0,2}")
 UNTIL = re.compile(r"all|any|[1-9][0-9]{0,5}")
 
+MAX_RECEIVERS = 15  # all roles but the sender
+
 _WAIT = ("within", "else", "retry", "remind")
 _SEND = (*_WAIT, "max", "doc")
 _TRIGGERS = ("timeout", "lost", "failed")
@@ -129,7 +131,11 @@ class StepParser:
             return None
         receivers = tuple(match[2].split(", "))
         if len(set(receivers)) != len(receivers):
-            self._report.error(entry.mark, SYNTAX, f"{where}: expected each receiver once, got {entry.key!r}")
+            self._report.error(entry.mark, SYNTAX, f"{where}: expected each receiver once, got {entry.key[:60]!r}")
+            return None
+        if len(receivers) > MAX_RECEIVERS:
+            expected = f"expected at most {MAX_RECEIVERS} receivers"
+            self._report.error(entry.mark, SYNTAX, f"{where}: {expected}, got {len(receivers)}")
             return None
         return match[1], receivers, sent[1], sent[2]
 

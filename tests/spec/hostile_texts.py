@@ -4,6 +4,8 @@
 are read, and wrong; ``LARGE`` are in order or nearly so, and as large as a file may be.
 """
 
+from collections.abc import Sequence
+
 from bus.spec.loader import MAX_BYTES
 
 HEAD = "language: 1\nprotocol: p\nversion: 1.0.0\n"
@@ -23,6 +25,30 @@ def steps(lines: list[str], messages: list[str], *, roles: str = TWO) -> str:
     """Return a whole protocol of these step lines."""
     declared = "".join(f"  {message}: {{}}\n" for message in messages)
     return HEAD + roles + "messages:\n" + declared + "conversation:\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def many(section: str, line: str, count: int) -> str:
+    """Return a section of so many lines; ``%d`` in a line is its number."""
+    return f"{section}:\n" + "".join(f"  {line}\n".replace("%d", str(number)) for number in range(count))
+
+
+def body(fields: str, *, types: str = "", rules: Sequence[str] = ()) -> str:
+    """Return a whole protocol of one message with these fields and rules."""
+    quoted = ", ".join(f"'{rule}'" for rule in rules)
+    return (
+        f"{HEAD}{TWO}{types}messages: {{M: {{fields: {{{fields}}}, rules: [{quoted}]}}}}\nconversation: [a -> b: M]\n"
+    )
+
+
+def said(arrow: str, *, head: str = HEAD + TWO) -> str:
+    """Return a whole protocol of one step."""
+    return f"{head}messages: {{M: {{}}}}\nconversation:\n- ? {arrow}\n  : M\n"  # '?': keys may be long
+
+
+def chain(last: str) -> str:
+    """Return a protocol of 5,000 types, each inside the one before it; in the innermost is a *last*."""
+    types = "types:\n" + "".join(f"  T{n}: {{fields: {{x: T{n + 1}}}}}\n" for n in range(5000))
+    return body("x: T0", types=f"{types}  T5000: {{fields: {{x: {last}}}}}\n")
 
 
 def numbered(count: int) -> list[str]:
@@ -92,7 +118,7 @@ LIMITED = {
     "NUL": "a: b\n" * 40_000 + "\0",
     "bell": "a: \x07\n",
     "half surrogate": "a: \ud800\n",
-}  # fmt: skip
+}
 
 FAULTY = {
     "merge keys": filled("<<: {a: 1}\n"),
@@ -162,33 +188,34 @@ FAULTY = {
     "unknown top keys": filled("a%d: 1\n"),
     "unknown roles": steps([f"- x{n} -> y{n}: M" for n in range(8000)], ["M"]),
     "unknown messages": steps([f"- a -> b: N{n}" for n in range(5000)], numbered(8000)),
-    "unknown types": HEAD + TWO + "messages:\n" + "".join(f"  M{n}: {{fields: {{x: T{n}}}}}\n" for n in range(5000))
+    "unknown types": HEAD + TWO + many("messages", "M%d: {fields: {x: T%d}}", 5000) + "conversation: [a -> b: M0]\n",
+    "unknown field types": HEAD
+    + TWO
+    + many("types", "T%d: {fields: {x: int}}", 4000)
+    + many("messages", "M%d: {fields: {x: Tx%d}}", 3000)
     + "conversation: [a -> b: M0]\n",
-    "unknown field types": HEAD + TWO + "types:\n" + "".join(f"  T{n}: {{fields: {{x: int}}}}\n" for n in range(4000))
-    + "messages:\n" + "".join(f"  M{n}: {{fields: {{x: Tx{n}}}}}\n" for n in range(3000)) + "conversation: [a -> b: M0]\n",
     "unknown steps": HEAD + TWO + "messages: {M: {}}\nconversation:\n" + "- choise: a\n" * 12_000,
     "wrong arrows": HEAD + TWO + "messages: {M: {}}\nconversation:\n" + "- a->b: M\n" * 12_000,
-    "bad field names": HEAD + TWO + "messages: {M: {fields: {" + ", ".join(f"X{n}: int" for n in range(15_000))
-    + "}}}\nconversation: [a -> b: M]\n",
-    "unknown outcomes": steps(["- loop: l", "  do:", "    - a -> b: M", "    - choice: b", "      branches:",
-        *(f"        x{n}: [b -> a: N{n}, end: o{n}]" for n in range(3000))], ["M", *(f"N{n}" for n in range(3000))]),
-    "many roles": HEAD + "roles:\n" + "".join(f"  r{n}: {{}}\n" for n in range(20_000)) + "messages: {M: {}}\nconversation: [r0 -> r1: M]\n",
-    "deep receivers": HEAD + TWO + "messages: {M: {}}\nconversation: [{'a -> " + ", ".join(f"b{n}" for n in range(30_000)) + "': M}]\n",
-    "same receivers": HEAD + TWO + "messages: {M: {}}\nconversation: [{'a -> " + ", ".join(["b"] * 60_000) + "': M}]\n",
-    "many rules": HEAD + TWO + "messages: {M: {fields: {x: int}, rules: [" + ", ".join(["'x > 1 and y > 2'"] * 10_000) + "]}}\nconversation: [a -> b: M]\n",
-    "large rules": HEAD + TWO + "messages: {M: {fields: {x: int}, rules: [" + ", ".join(["'" + "x + " * 120 + "x > 1'"] * 500) + "]}}\nconversation: [a -> b: M]\n",
-    "deep rules": HEAD + TWO + "messages: {M: {fields: {x: int}, rules: [" + ", ".join(["'" + "(" * 240 + "x" + ")" * 240 + "'"] * 500) + "]}}\nconversation: [a -> b: M]\n",
-    "power rules": HEAD + TWO + "messages: {M: {fields: {x: int}, rules: ['9**9**9**9 > x']}}\nconversation: [a -> b: M]\n",
-    "recursive types": HEAD + TWO + "types:\n" + "".join(f"  T{n}: {{fields: {{x: T{n + 1}}}}}\n" for n in range(5000))
-    + "  T5000: {fields: {x: T0}}\nmessages: {M: {fields: {x: T0}}}\nconversation: [a -> b: M]\n",
-    "deep types": HEAD + TWO + "types:\n" + "".join(f"  T{n}: {{fields: {{x: T{n + 1}}}}}\n" for n in range(5000))
-    + "  T5000: {fields: {x: int}}\nmessages: {M: {fields: {x: T0}}}\nconversation: [a -> b: M]\n",
-    "patterns": HEAD + TWO + "messages: {M: {fields: {" + ", ".join(f"x{n}: {{type: string, pattern: '(a|b|ab)*(bc)+[z'}}" for n in range(2000))
-    + "}}}\nconversation: [a -> b: M]\n",
-    "exploding patterns": HEAD + TWO + "messages: {M: {fields: {x: {type: string, pattern: '^(a+)+$', default: '" + "a" * 30_000 + "!'}}}}\nconversation: [a -> b: M]\n",
-    "repeated patterns": HEAD + TWO + "messages: {M: {fields: {x: {type: string, pattern: '((((a{1000}){1000}){1000}){1000})', default: a}}}}\nconversation: [a -> b: M]\n",
+    "bad field names": body(", ".join(f"X{n}: int" for n in range(15_000))),
+    "unknown outcomes": steps(
+        ["- loop: l", "  do:", "    - a -> b: M", "    - choice: b", "      branches:"]
+        + [f"        x{n}: [b -> a: N{n}, end: o{n}]" for n in range(3000)],
+        ["M", *(f"N{n}" for n in range(3000))],
+    ),
+    "many roles": HEAD + many("roles", "r%d: {}", 20_000) + "messages: {M: {}}\nconversation: [r0 -> r1: M]\n",
+    "many receivers": said("a -> " + ", ".join(f"b{n}" for n in range(30_000))),
+    "same receivers": said("a -> " + ", ".join(["b"] * 60_000)),
+    "many rules": body("x: int", rules=["x > 1 and y > 2"] * 10_000),
+    "large rules": body("x: int", rules=["x + " * 120 + "x > 1"] * 500),
+    "deep rules": body("x: int", rules=["(" * 240 + "x" + ")" * 240] * 500),
+    "power rules": body("x: int", rules=["9**9**9**9 > x"]),
+    "recursive types": chain("T0"),
+    "deep types": chain("int"),
+    "patterns": body(", ".join(f"x{n}: {{type: string, pattern: '(a|b|ab)*(bc)+[z'}}" for n in range(2000))),
+    "exploding patterns": body("x: {type: string, pattern: '^(a+)+$', default: '" + "a" * 30_000 + "!'}"),
+    "repeated patterns": body("x: {type: string, pattern: '((((a{1000}){1000}){1000}){1000})', default: a}"),
     "unused messages": steps(["- a -> b: M0"], numbered(8000)),
-    "unused types": HEAD + TWO + "types:\n" + "".join(f"  T{n}: {{fields: {{x: int}}}}\n" for n in range(6000)) + "messages: {M: {}}\nconversation: [a -> b: M]\n",
+    "unused types": HEAD + TWO + many("types", "T%d: {fields: {x: int}}", 6000) + said("a -> b", head=""),
     "choice by others": choice(4000).replace("[a -> b", "[b -> a"),
     "same branches": choice(4000).replace(": M", ": M0 #"),
     "unreachable": steps(["- a -> b: M", "- end: failed", *["- a -> b: M"] * 12_000], ["M"]),
@@ -197,28 +224,49 @@ FAULTY = {
     "16 parallel pairs": parallel(16, pairs=True),
     "200 parallel branches": parallel(200),
     "2,000 parallel branches": parallel(2_000),
-    "parallels in parallels": steps(["- parallel:", *(f"    x{n}: [{{parallel: {{y: [a -> b: M{2 * n}], z: [a -> b: M{2 * n + 1}]}}}}]" for n in range(8))], numbered(16)),
+    "parallels in parallels": steps(
+        ["- parallel:"]
+        + [f"    x{n}: [{{parallel: {{y: [a -> b: M{2 * n}], z: [a -> b: M{2 * n + 1}]}}}}]" for n in range(8)],
+        numbered(16),
+    ),
     "races": steps(["- a -> b: M0*", "  max: 3", *(f"- b -> a: M{n}*" for n in range(1, 60))], numbered(60)),
     "streams": steps([f"- a -> b: M{n}*" for n in range(300)], numbered(300)),
-    "choices in a row": steps([line for n in range(400) for line in (
-        "- choice: a", f"  branches: {{x: [a -> b: M{n}], y: []}}")], numbered(400)),
-    "unaware third": steps([line for n in range(300) for line in (
-        "- choice: a", f"  branches: {{x: [a -> b: X{n}, c -> b: Z{n}], y: [a -> b: Y{n}]}}")],
-        [f"{letter}{n}" for n in range(300) for letter in "XYZ"], roles=THREE),
+    "choices in a row": steps(
+        [line for n in range(400) for line in ("- choice: a", f"  branches: {{x: [a -> b: M{n}], y: []}}")],
+        numbered(400),
+    ),
+    "unaware third": steps(
+        [
+            line
+            for n in range(300)
+            for line in ("- choice: a", f"  branches: {{x: [a -> b: X{n}, c -> b: Z{n}], y: [a -> b: Y{n}]}}")
+        ],
+        [f"{letter}{n}" for n in range(300) for letter in "XYZ"],
+        roles=THREE,
+    ),
     "late third": row(8000, roles=THREE, last="c -> a"),
-}  # fmt: skip
+}
 
 LARGE = {
     "a row of 8,000 messages": row(8000),
     "a row of 400 messages and a listener": row(400, roles=THREE, last="b -> a, c"),
     "a choice of 5,000 branches": choice(5000),
-    "a loop around 3,000 branches": steps(["- loop: l", "  do:", "  - choice: a", "    branches:",
-        *(f"      x{n}: [a -> b: M{n}, b -> a: N]" for n in range(3000)), "      stop: [a -> b: N, break: l]"],
-        [*numbered(3000), "N"]),
+    "a loop around 3,000 branches": steps(
+        [
+            "- loop: l",
+            "  do:",
+            "  - choice: a",
+            "    branches:",
+            *(f"      x{n}: [a -> b: M{n}, b -> a: N]" for n in range(3000)),
+            "      stop: [a -> b: N, break: l]",
+        ],
+        [*numbered(3000), "N"],
+    ),
     "6 parallel pairs": parallel(6, pairs=True),
     "8 parallel pairs": parallel(8, pairs=True),
     "14 parallel branches": parallel(14),
-    "3,000 fields": HEAD + TWO + "messages: {M: {fields: {" + ", ".join(f"x{n}: {{type: int, default: 1}}" for n in range(3000)) + "}}}\nconversation: [a -> b: M]\n",
-    "2,000 types": HEAD + TWO + "types:\n" + "".join(f"  T{n}: {{fields: {{x: int}}}}\n" for n in range(2000)) + "messages: {M: {fields: {"
-    + ", ".join(f"x{n}: list of T{n}" for n in range(2000)) + "}}}\nconversation: [a -> b: M]\n",
-}  # fmt: skip
+    "3,000 fields": body(", ".join(f"x{n}: {{type: int, default: 1}}" for n in range(3000))),
+    "2,000 types": body(
+        ", ".join(f"x{n}: list of T{n}" for n in range(2000)), types=many("types", "T%d: {fields: {x: int}}", 2000)
+    ),
+}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -10,13 +11,63 @@ from protocol_text import DATA, negative_cases, text_of
 SPECS = Path(__file__).parents[2] / "specs"
 REAL = [path.read_text(encoding="utf-8") for folder in (SPECS, DATA) for path in sorted(folder.glob("*.protocol.yaml"))]
 SMALL = [text_of(case) for case in negative_cases()]
+OTHERS = {
+    kind: [path.read_text(encoding="utf-8") for path in sorted(SPECS.glob(f"*.{kind}.yaml"))]
+    for kind in ("fleet", "training")
+}
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
 _PIECES = [
-    "\t", "\ufeff", "\0", "\r", "\r\n", "\u0085", "\u2028", "\ud800", "\x1b[31m", "\u202e", "&x ", "*x", "!!str ", "!", "%TAG ! !",
-    "---\n", "...\n", "? ", "- ", ": ", "{", "}", "[", "]", ",", "|\n", ">-\n", "'", '"', '"\\ud800"', "#", "<<: ", "~", "null",
-    "1e999", "9" * 60, "-0", ".nan", "0x", "M*", "a -> b", "->", "forever", "0s", "1..0", "0..*", "optional list of map of T",
-    "é" * 70, "\U0001f600", "a" * 1100,
-]  # fmt: skip
+    "\t",
+    "\ufeff",
+    "\0",
+    "\r",
+    "\r\n",
+    "\u0085",
+    "\u2028",
+    "\ud800",
+    "\x1b[31m",
+    "\u202e",
+    "&x ",
+    "*x",
+    "!!str ",
+    "!",
+    "%TAG ! !",
+    "---\n",
+    "...\n",
+    "? ",
+    "- ",
+    ": ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    "|\n",
+    ">-\n",
+    "'",
+    '"',
+    '"\\ud800"',
+    "#",
+    "<<: ",
+    "~",
+    "null",
+    "1e999",
+    "9" * 60,
+    "-0",
+    ".nan",
+    "0x",
+    "M*",
+    "a -> b",
+    "->",
+    "forever",
+    "0s",
+    "1..0",
+    "0..*",
+    "optional list of map of T",
+    "é" * 70,
+    "\U0001f600",
+    "a" * 1100,
+]
 
 any_text = st.text(max_size=300) | st.lists(st.sampled_from([*_PIECES, " ", "\n", "  ", "a", "b"]), max_size=60).map(
     "".join
@@ -25,9 +76,9 @@ any_bytes = st.binary(max_size=300) | any_text.map(lambda text: text.encode("utf
 
 
 @st.composite
-def shuffled(draw: st.DrawFn) -> str:
-    """Return a real spec of which lines or words were dropped, doubled, swapped or replaced."""
-    text = draw(st.sampled_from([*REAL, *SMALL, *SMALL]))
+def shuffled(draw: st.DrawFn, texts: Sequence[str] = (*REAL, *SMALL, *SMALL)) -> str:
+    """Return a real spec, or another of *texts*, of which lines or words were dropped, doubled, swapped or replaced."""
+    text = draw(st.sampled_from(texts))
     for _ in range(draw(st.integers(1, 4))):
         parts = text.splitlines(keepends=True) if draw(st.booleans()) else _TOKEN.findall(text)
         if not parts:
@@ -52,17 +103,115 @@ def shuffled(draw: st.DrawFn) -> str:
     return text
 
 
-WRONG = st.sampled_from([
-    None, True, False, 0, 1, -1, 10**30, 0.5, 1e308, "", " ", "a", "b", "M", "T", "x", "30s", "forever", "0s", "all", "1..3", "a -> b",
-    "a -> b, c", "a -> a", "int", "list of T", "optional T", "durable", "at-most-once", "x > 1", "x >", "__import__('os')", "(a+)+$",
-    "[", "1.0.0", "training@^1", "é", "\u202e", "a" * 300, [], {}, [[]], [{}], {"a": None}, {"fields": 1}, ["break"], [{"end": "done"}],
-])  # fmt: skip
-_KEYS = st.sampled_from([
-    "language", "protocol", "version", "status", "doc", "imports", "defaults", "keys", "roles", "types", "messages", "outcomes",
-    "conversation", "fields", "rules", "examples", "reserved", "delivery", "window", "type", "enum", "open", "default", "pattern",
-    "min", "max_len", "min_items", "secret", "example", "pool", "many", "from", "human", "within", "else", "retry", "remind", "max",
-    "do", "interrupts", "then", "timeout", "lost", "failed", "until", "late", "branches", "as", "endless", "a", "b", "M", "T", "x",
-])  # fmt: skip
+WRONG = st.sampled_from(
+    [
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        10**30,
+        0.5,
+        1e308,
+        "",
+        " ",
+        "a",
+        "b",
+        "M",
+        "T",
+        "x",
+        "30s",
+        "forever",
+        "0s",
+        "all",
+        "1..3",
+        "a -> b",
+        "a -> b, c",
+        "a -> a",
+        "int",
+        "list of T",
+        "optional T",
+        "durable",
+        "at-most-once",
+        "x > 1",
+        "x >",
+        "__import__('os')",
+        "(a+)+$",
+        "[",
+        "1.0.0",
+        "training@^1",
+        "é",
+        "\u202e",
+        "a" * 300,
+        [],
+        {},
+        [[]],
+        [{}],
+        {"a": None},
+        {"fields": 1},
+        ["break"],
+        [{"end": "done"}],
+    ]
+)
+_KEYS = st.sampled_from(
+    [
+        "language",
+        "protocol",
+        "version",
+        "status",
+        "doc",
+        "imports",
+        "defaults",
+        "keys",
+        "roles",
+        "types",
+        "messages",
+        "outcomes",
+        "conversation",
+        "fields",
+        "rules",
+        "examples",
+        "reserved",
+        "delivery",
+        "window",
+        "type",
+        "enum",
+        "open",
+        "default",
+        "pattern",
+        "min",
+        "max_len",
+        "min_items",
+        "secret",
+        "example",
+        "pool",
+        "many",
+        "from",
+        "human",
+        "within",
+        "else",
+        "retry",
+        "remind",
+        "max",
+        "do",
+        "interrupts",
+        "then",
+        "timeout",
+        "lost",
+        "failed",
+        "until",
+        "late",
+        "branches",
+        "as",
+        "endless",
+        "a",
+        "b",
+        "M",
+        "T",
+        "x",
+    ]
+)
 _ROLE = st.sampled_from("abc")
 _SEND = st.builds(
     lambda sender, receivers, message, more: {f"{sender} -> {', '.join(receivers)}": message, **more},
@@ -90,15 +239,19 @@ def _blocks(inner: st.SearchStrategy) -> st.SearchStrategy:
     )  # fmt: skip
 
 
-_STEPS = st.recursive(
-    _SEND | st.sampled_from(["break", {"end": "done"}, {"end": "failed"}, {"continue": "l"}, {"break": "l"}, {"enroll": "c"}]) | WRONG,
-    _blocks,
-    max_leaves=8,
-)  # fmt: skip
+_WORDS = st.sampled_from(
+    ["break", {"end": "done"}, {"end": "failed"}, {"continue": "l"}, {"break": "l"}, {"enroll": "c"}]
+)
+_STEPS = _SEND | _SEND | _WORDS | WRONG
+for _ in range(3):  # levels
+    _STEPS = _SEND | _SEND | _WORDS | WRONG | _blocks(_STEPS)
 _FIELD = st.sampled_from(["int", "string", "T", "list of T", "optional bool", "artifact", "any"]) | st.dictionaries(
-    st.sampled_from(["type", "enum", "open", "default", "pattern", "min", "max", "max_len", "min_items", "example", "secret"]), WRONG,
+    st.sampled_from(
+        ["type", "enum", "open", "default", "pattern", "min", "max", "max_len", "min_items", "example", "secret"]
+    ),
+    WRONG,
     max_size=4,
-)  # fmt: skip
+)
 _FIELDS = st.fixed_dictionaries(
     {"fields": st.dictionaries(st.sampled_from(["x", "y", "copy", "copy_", "json"]), _FIELD, max_size=3)}
 )

@@ -1,6 +1,7 @@
 """Which rule refuses what: the cases of the language page, the corpus, and one small protocol for each rule."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from protocol_text import DATA, diagnostics, negative_cases, rules_of, small, text_of
@@ -169,3 +170,43 @@ def test_all_mistakes_of_a_file_are_told_in_its_order_with_the_nearest_words():
 
 def test_a_mistyped_name_is_not_also_told_as_unused():
     assert rules_of(small(conversation="- a -> bb: M")) == {"E-UNKNOWN-ROLE"}
+
+
+def types_of(*chain):
+    """Return a section of types of which each holds the next."""
+    return "{" + ", ".join(f"{one}: {{fields: {{x: {other}}}}}" for one, other in pairwise(chain)) + "}"
+
+
+def test_a_circle_of_types_is_told_once_at_the_field_that_closes_it():
+    found = diagnostics(small("M: {fields: {x: A}}", types=types_of("A", "B", "C", "A")))
+
+    assert [(one.rule, one.message) for one in found] == [
+        ("E-RECURSIVE-TYPE", "types.C.x: a type may not hold itself, got 'A'")
+    ]
+
+
+@pytest.mark.parametrize(("n_types", "rules"), [(32, set()), (33, {"E-RECURSIVE-TYPE"})])
+@pytest.mark.parametrize("order", [1, -1])
+def test_types_stand_inside_one_another_only_so_deep(n_types, rules, order):
+    chain = [f"T{number}" for number in range(n_types)]
+    text = small("M: {fields: {x: T0}}", types=types_of(*chain, "int"))
+    if order < 0:
+        text = small(
+            "M: {fields: {x: T0}}", types="{" + ", ".join(reversed(types_of(*chain, "int")[1:-1].split(", "))) + "}"
+        )
+
+    assert rules_of(text) == rules
+
+
+def test_a_parallel_that_is_too_large_is_refused_before_it_is_made():
+    branches = "".join(f"    x{number}: [a -> b: M{number}]\n" for number in range(200))
+    text = small(", ".join(f"M{number}: {{}}" for number in range(200)), f"- parallel:\n{branches}")
+
+    assert rules_of(text) == {"E-TOO-MANY-POSITIONS"}
+
+
+def test_as_many_positions_as_are_allowed_may_stand_side_by_side():
+    branches = "".join(f"    x{number}: [a -> b: M{number}]\n" for number in range(8))
+    text = small(", ".join(f"M{number}: {{}}" for number in range(8)), f"- parallel:\n{branches}")
+
+    assert rules_of(text) == set()

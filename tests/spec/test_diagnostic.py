@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from bus.errors import SpecError
-from bus.spec.diagnostic import Diagnostic, Report, did_you_mean, spec_error
+from bus.spec.diagnostic import MAX_FINDINGS, Diagnostic, Report, did_you_mean, listed, spec_error
 from bus.spec.syntax import Mark
 
 HERE = Mark("f.yaml", 3, 5)
@@ -59,3 +59,36 @@ def test_a_spec_error_survives_copying_between_processes():
 )
 def test_the_nearest_right_word_is_offered(word, hint):
     assert did_you_mean(word, ["writer", "editor"]) == hint
+
+
+def test_reading_ends_where_nobody_reads_on():
+    report = Report()
+
+    for number in range(MAX_FINDINGS - 1):
+        report.error(Mark("f.yaml", number + 1, 1), "E-X", "wrong")
+    with pytest.raises(SpecError) as caught:
+        report.error(Mark("f.yaml", MAX_FINDINGS, 1), "E-X", "wrong")
+
+    assert len(caught.value.diagnostics) == MAX_FINDINGS == len(report.diagnostics)
+
+
+def test_of_many_warnings_the_first_are_kept_and_the_file_is_not_refused():
+    report = Report()
+
+    for number in range(2 * MAX_FINDINGS):
+        report.warn(Mark("f.yaml", number + 1, 1), "W-Y", "odd")
+
+    assert len(report.diagnostics) == MAX_FINDINGS
+    assert not report.has_errors
+
+
+def test_the_nearest_of_very_many_words_is_found_among_those_that_begin_alike():
+    words = [f"Message{number}" for number in range(20_000)]
+
+    assert did_you_mean("Mesage1500", words) is not None
+
+
+def test_of_very_many_words_some_are_listed():
+    assert listed(f"w{number:03}" for number in range(100)).endswith("w028, w029 and 70 more")
+    assert listed(["b", "a"]) == "a, b"
+    assert listed([]) == "none"

@@ -11,7 +11,7 @@ from hostile_texts import FAULTY, LIMITED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from protocol_text import negative_cases, text_of
-from spec_fuzz import any_bytes, any_text, broken_mark, grammatical, shuffled
+from spec_fuzz import OTHERS, any_bytes, any_text, broken_mark, grammatical, shuffled
 
 from bus.cli.main import main
 from bus.errors import SpecError
@@ -107,6 +107,19 @@ def test_no_file_makes_check_print_a_traceback(tmp_path_factory, data, form):
     assert "Traceback" not in out + err
     if form == "json":
         assert all(set(one) == JSON_KEYS for one in json.loads(out))
+
+
+@pytest.mark.slow
+@FUZZ
+@given(kind=st.sampled_from(sorted(OTHERS)), data=st.data())
+def test_no_fleet_or_training_file_makes_check_print_a_traceback(tmp_path_factory, kind, data):
+    path = tmp_path_factory.mktemp("fuzz") / f"any.{kind}.yaml"
+    path.write_bytes(data.draw(any_bytes | shuffled(OTHERS[kind]).map(lambda text: text.encode("utf-8", "replace"))))
+
+    out, err, code = run_check(str(path))
+
+    assert code in (0, 1)
+    assert "Traceback" not in out + err
 
 
 def run_check(*arguments):

@@ -4,9 +4,16 @@ import os
 import time
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from spec_source import SPECS
+from yaml.parser import Parser
+from yaml.reader import Reader
+from yaml.scanner import Scanner
 
 from bus.errors import SpecError
-from bus.spec.loader import MAX_BYTES, MAX_DEPTH, load_document, parse_document
+from bus.spec.loader import MAX_BYTES, MAX_DEPTH, _Events, load_document, parse_document, split_lines
 from bus.spec.node import MapNode, plain
 from bus.spec.syntax import Mark
 
@@ -54,6 +61,10 @@ def test_marks_count_lines_and_columns_from_one():
         ("true: a\n", "f.yaml:1:1", "expected text as key, got true"),
         ("[a]: b\n", "f.yaml:1:1", "expected text as key, got a list"),
         ("a: 1\n---\nb: 1\n", "f.yaml:2:1", "second one"),
+        ("a: b\u2028c: d\n", "f.yaml:1:5", "expected line feeds between lines, got #x2028"),
+        ("a: b\nc: \u0085", "f.yaml:2:4", "got #x0085"),
+        ("a: [b, &x c]\n", "f.yaml:1:8", "got '&x'"),
+        ("? *x : 1\n", "f.yaml:1:3", "got '*x'"),
         ("%YAML 1.1\n---\na: 1\n", "f.yaml:1:1", "directives"),
         ("a: .nan\n", "f.yaml:1:4", "finite"),
         ("a: -.inf\n", "f.yaml:1:4", "finite"),
@@ -73,6 +84,50 @@ def test_what_yaml_allows_and_we_do_not_is_refused_with_its_place(text, place, w
 
     assert str(error).startswith(f"{place}: E-")
     assert words in str(error)
+
+
+class PyYAML(Reader, Scanner, Parser):
+    """The events of PyYAML as it is."""
+
+    def __init__(self, text):
+        Reader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+
+
+def events_of(source):
+    """Return all that a reader of events says, or the kind of error that ends it."""
+    found = []
+    try:
+        while (event := source.get_event()) is not None:
+            begin, end = event.start_mark, event.end_mark
+            what = type(event), getattr(event, "value", None), getattr(event, "style", None)
+            found.append((*what, begin.line, begin.column, begin.index, end.index))
+    except yaml.YAMLError as error:
+        return type(error)
+    return found
+
+
+YAML_TEXTS = st.text("[]{}:-,|>'\"# \n ab1?\\\r\t\ufeff~.", max_size=60)
+REAL_PARTS = st.builds(
+    lambda text, first, length, at, more: text[first:][:length][:at] + more + text[first:][:length][at:],
+    st.sampled_from([path.read_text(encoding="utf-8") for path in SPECS.glob("*.yaml")]),
+    st.integers(0, 5000), st.integers(1, 400), st.integers(0, 400), YAML_TEXTS,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(YAML_TEXTS | REAL_PARTS)
+def test_our_shorter_scanner_says_what_that_of_pyyaml_says(text):
+    theirs = events_of(PyYAML(text))
+
+    try:
+        ours = events_of(_Events(text, "f.yaml"))
+    except SpecError:
+        return  # what we refuse: anchors, tags, directives, depth
+
+    assert ours == theirs
 
 
 def test_all_duplicate_keys_are_told_at_once():
@@ -144,3 +199,7 @@ def test_a_byte_order_mark_does_no_harm():
     assert isinstance(document, MapNode)
     assert plain(document.get("a")) == 1
     assert document.get("b") is None
+
+
+def test_lines_end_as_marks_count_them():
+    assert split_lines("a\nb\r\nc\rd\u2028e") == ["a", "b", "c", "d\u2028e"]
