@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
+JOBS ?= 1
 
 # The modules of pyproject.toml's mypyc hook and what they are compiled against.
 HOT := $(wildcard bus/ids.py bus/spec/*.py bus/wire/*.py bus/broker/*.py bus/sdk/*.py)
 COMPILED := .venv/.compiled
 
-.PHONY: demo test check lint compile pure test-pure bench data clean
+.PHONY: demo test check lint compile pure test-pure bench prove data clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; PyTorch for the CPU is the largest part)"
@@ -47,6 +48,9 @@ check: lint test  ## what must be green before a change lands
 
 bench: $(COMPILED)  ## measure the bus beside raw ZeroMQ
 	@$(BIN)/python bench/bus.py $(ARGS)
+
+prove: $(READY)  ## play 2,000 random protocols 200 times each and say what came of it; JOBS=2 uses two processes
+	@$(BIN)/python scripts/prove.py --jobs $(JOBS) $(ARGS)
 
 data: $(READY)  ## make specs/data again from its seeded grammar
 	@$(BIN)/python -m training_service.sections specs/data

@@ -67,7 +67,9 @@ class Arena:
             for state in machine.send
             for label, move in state.items()
         ]
-        exchanges = {edge.exchange for node in self.judge.graph.nodes for edge in node.edges if edge.exchange is not None}
+        exchanges = {
+            edge.exchange for node in self.judge.graph.nodes for edge in node.edges if edge.exchange is not None
+        }
         self.labels: list[Label] = [
             (type, address)
             for type in sorted({one.type for one in exchanges})

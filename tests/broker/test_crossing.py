@@ -70,7 +70,8 @@ def test_who_interrupts_outside_a_turn_and_must_speak_on_is_given_one() -> None:
     desk = Desk(
         protocol(
             "- a -> b: M\n"
-            "- {scope: s, do: [{a -> b: N, within: forever}], interrupts: [{b -> a: Stop, then: [b -> a: Why, end: over]}]}"
+            "- scope: s\n  do: [{a -> b: N, within: forever}]\n"
+            "  interrupts: [{b -> a: Stop, then: [b -> a: Why, end: over]}]"
         )
     )
     a, b = desk.peer("a"), desk.peer("b", plays=["b"])
@@ -215,7 +216,9 @@ def test_a_message_that_the_sender_of_a_stream_does_not_see_does_not_begin_its_c
 
 def test_a_stream_is_counted_anew_when_its_sender_comes_to_it_again() -> None:
     desk = Desk(
-        protocol("- loop: l\n  do:\n  - a -> b: M\n  - {b -> a: S*, max: 1}\n  - {b -> a: E, within: 5s, else: [end: over]}")
+        protocol(
+            "- loop: l\n  do:\n  - a -> b: M\n  - {b -> a: S*, max: 1}\n  - {b -> a: E, within: 5s, else: [end: over]}"
+        )
     )
     a, b = desk.peer("a"), desk.peer("b", plays=["b"])
     conversation = desk.open(a, "a")

@@ -211,7 +211,8 @@ def test_a_pass_that_is_counted_may_have_a_parallel_in_it():
 
 def test_nobody_may_be_a_pass_ahead_of_an_else_that_would_lead_him_back():
     conversation = (
-        "- loop: l\n  within: 5m\n  do:\n    - c -> a: M\n    - {a -> b: N, within: 1s, else: [{end: late}]}\n  else: []"
+        "- loop: l\n  within: 5m\n  do:\n    - c -> a: M\n"
+        "    - {a -> b: N, within: 1s, else: [{end: late}]}\n  else: []"
     )
 
     [(rule, role, _)] = told(conversation, more="outcomes: {late: ''}")
@@ -239,6 +240,9 @@ def test_who_has_a_deadline_of_his_own_may_answer_ahead_of_others():
 def test_an_interrupt_may_not_be_lost_on_its_way():
     conversation = "- scope: s\n  do: [a -> b: M, b -> a: N]\n  interrupts: [{a -> b: O, then: [{end: over}]}]"
 
-    rules = [rule for rule, _, _ in told(conversation, messages={"O": "{delivery: at-most-once}"}, more="outcomes: {over: ''}")]
+    rules = [
+        rule
+        for rule, _, _ in told(conversation, messages={"O": "{delivery: at-most-once}"}, more="outcomes: {over: ''}")
+    ]
 
     assert rules == ["E-LOSSY-CONTROL"]
