@@ -158,7 +158,7 @@ class Conversation:
         if move.interrupt >= 0:
             self._fire(move.interrupt, now, raiser=mailbox, message=(type, address, message_id, body, trace), turn=turn)
             return
-        if move.next != mailbox.at:
+        if move.next != mailbox.at and (mailbox.leased or mailbox.queued):
             mailbox.carry_over(type, address, turn)
         if self._step(mailbox, move, now) and mailbox.early:
             self._expect_early(mailbox, now)
