@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
+JOBS ?= 1
 
 # The modules of pyproject.toml's mypyc hook and what they are compiled against.
 HOT := $(wildcard bus/ids.py bus/spec/*.py bus/wire/*.py bus/broker/*.py bus/sdk/*.py)
 COMPILED := .venv/.compiled
 
-.PHONY: demo test check lint compile pure test-pure bench bench-specs fuzz-specs data docs clean
+.PHONY: demo test check lint compile pure test-pure bench bench-specs prove fuzz-specs data docs clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; PyTorch for the CPU is the largest part)"
@@ -53,6 +54,9 @@ bench-specs: $(READY)  ## measure reading and checking of protocols, and the mon
 
 fuzz-specs: $(READY)  ## drive palaver check with texts that nobody means, new ones each time; EXAMPLES=n of each kind
 	@PALAVER_FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest tests/spec/test_hostile_text.py -o timeout=0 $(ARGS)
+
+prove: $(READY)  ## play 2,000 random protocols 200 times each and say what came of it; JOBS=2 uses two processes
+	@$(BIN)/python scripts/prove.py --jobs $(JOBS) $(ARGS)
 
 data: $(READY)  ## make specs/data again from its seeded grammar
 	@$(BIN)/python -m training_service.sections specs/data

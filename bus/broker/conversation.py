@@ -166,7 +166,7 @@ class Conversation:
                 move.interrupt, now, raiser=mailbox, message=message, to=self.tables.addresses[address], turn=turn
             )
             return
-        if move.next != mailbox.at:
+        if move.next != mailbox.at and (mailbox.leased or mailbox.queued):
             self.cast.carry_over(mailbox, type, address, turn)
         if self._step(mailbox, move, now) and mailbox.early:
             self._expect_early(mailbox, now)

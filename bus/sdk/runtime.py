@@ -241,7 +241,7 @@ class Runtime:
                     turn.add_result(await handler.function(message, conversation))
                 else:
                     await self._run(handler, message, conversation, turn)
-            turn.finish()
+            turn.finish(is_over=isinstance(message, Ended))
         except asyncio.CancelledError:
             if turn.lost is None:
                 raise

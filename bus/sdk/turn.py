@@ -165,8 +165,11 @@ class Turn:
         self._skip = self._done = 0
         await self._accepted(record)
 
-    def finish(self) -> None:
+    def finish(self, *, is_over: bool = False) -> None:
         """Settle the delivery: the handler has returned.
+
+        Args:
+            is_over: The conversation has ended, so that nothing is owed any more.
 
         Raises:
             TurnUnfinished: The role still owes a message. The delivery is not settled.
@@ -180,7 +183,7 @@ class Turn:
             if self.record[TYPE] != NOTICE_TYPE:
                 self.link.session.take_lossy()
             return
-        if seat.owes():
+        if seat.owes() and not is_over:
             raise TurnUnfinished(
                 f"{seat.part.name} must send {seat.owed()} before its turn ends, and its handler returned without"
             )

@@ -31,9 +31,10 @@ def settle(graph: Automaton, reachable: set[int]) -> None:
     """
     if not graph.counters:
         return
+    told: dict[int, dict[int, tuple[bool, int]]] = {}
     for number in sorted(reachable):
         node = graph.nodes[number]
-        node.edges = [edge if edge.silent else _settled(graph, edge) for edge in node.edges]
+        node.edges = [edge if edge.silent else _settled(graph, edge, told) for edge in node.edges]
 
 
 def begun_streams(
@@ -67,8 +68,10 @@ def begun_streams(
     return begun
 
 
-def _settled(graph: Automaton, edge: Edge) -> Edge:
-    resets, counts = _behind(graph, edge)
+def _settled(graph: Automaton, edge: Edge, told: dict[int, dict[int, tuple[bool, int]]]) -> Edge:
+    found = _behind(graph, edge)
+    resets = tuple(sorted(counter for counter, (reset, _) in found.items() if reset))
+    counts = tuple(sorted(counter for counter, (_, n) in found.items() if n))
     enrolling = {counter for counter in counts if graph.counters[counter].enrolls >= 0}
     if enrolling:
         _check_enrolling(graph, edge, enrolling)
@@ -83,6 +86,11 @@ def _settled(graph: Automaton, edge: Edge) -> Edge:
             resets=tuple(sorted({*resets, *(one for one in edge.resets if is_stream(graph, one))})),
             counts=tuple(sorted({*counts, *(one for one in edge.counts if is_stream(graph, one))})),
         )
+    # One event has one effect, wherever it strikes: in a parallel it may end a pass here and not there.
+    known = told.setdefault(edge.event, {})
+    for counter, effect in found.items():
+        if known.setdefault(counter, effect) != effect:
+            raise _error(graph, edge, counter, "may or may not be over")
     event = graph.events[edge.event]
     graph.events[edge.event] = replace(
         event,
@@ -109,8 +117,8 @@ def _check_enrolling(graph: Automaton, edge: Edge, enrolling: set[int]) -> None:
         )
 
 
-def _behind(graph: Automaton, edge: Edge) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the counters that *edge* resets and counts, those on the silent ways behind it included."""
+def _behind(graph: Automaton, edge: Edge) -> dict[int, tuple[bool, int]]:
+    """Return what *edge* does to counters, what the silent ways behind it do included."""
     found: dict[int, tuple[bool, int]] = {}
     first = (edge.target, _after((), edge))
     seen, waiting = {first}, [first]
@@ -126,9 +134,7 @@ def _behind(graph: Automaton, edge: Edge) -> tuple[tuple[int, ...], tuple[int, .
                 if then not in seen:
                     seen.add(then)
                     waiting.append(then)
-    resets = tuple(sorted(counter for counter, (reset, _) in found.items() if reset))
-    counts = tuple(sorted(counter for counter, (_, n) in found.items() if n))
-    return resets, counts
+    return found
 
 
 def _agree(

@@ -9,6 +9,7 @@ message and do not send it.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -58,11 +59,16 @@ class AgentReport:
     def add(self, finding: Finding) -> None:
         """Keep the finding, or the shorter of two of one kind and text."""
         for index, known in enumerate(self.findings):
-            if (known.kind, known.text) == (finding.kind, finding.text):
+            if (known.kind, _likeness(known.text)) == (finding.kind, _likeness(finding.text)):
                 shorter = min(known, finding, key=lambda one: len(one.trace))
                 self.findings[index] = replace(shorter, n_runs=known.n_runs + 1)
                 return
         self.findings.append(finding)
+
+
+def _likeness(text: str) -> str:
+    """Return *text* without what differs from one conversation to the next: ids, and values in quotes."""
+    return re.sub(r"conversation [0-9a-f]{8}|'[0-9a-f]{8}-[0-9a-f-]{27}'", "", text)
 
 
 async def fuzz_agent(
@@ -286,10 +292,19 @@ class _Meeting:
     def _new_body(self, index: int) -> bytes:
         protocol = self._arena.protocol
         message_type = protocol.messages[index]
+        self._learn_keys()
         plain = message_type.to_plain(random_message(protocol, index, self._random, given=self._keys))  # type: ignore[arg-type]  # its class is the type's own
         for key in message_type.keys:
             self._keys.setdefault(key, plain[key])
         return encode_body(plain)
+
+    def _learn_keys(self) -> None:
+        """Take over the keys that the agent has chosen, where it spoke first."""
+        for entry in self.run.desk.conversation.transcript:
+            if entry.sender in self._mine:
+                keys = self._arena.protocol.messages[entry.type].keys
+                fields = decode_body(entry.body) if keys else {}
+                self._keys.update({key: fields[key] for key in keys if key not in self._keys})
 
     def _transcript(self) -> list[str]:
         """Return what was said, with bodies."""

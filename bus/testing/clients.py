@@ -175,7 +175,9 @@ class Clients:
             onward = [
                 one
                 for one, move in send[at].items()
-                if move.interrupt < 0 and not move.guards and not move.counts and not self._desk.lossy[one[0]]
+                if move.interrupt < 0
+                and not (move.guards or move.counts or self._desk.lossy[one[0]] or one in labels)
+                and self._desk.has_room(one)
             ]
             if not onward:
                 break

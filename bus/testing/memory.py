@@ -1,11 +1,4 @@
-"""For tests of agents: a whole bus in this process, a clock that only tests move, and peers made from a protocol.
-
-::
-
-    async with MemoryBus() as bus:
-        await bus.start(agent)
-        async with bus.client() as client, client.open(echo) as conversation:
-            assert await conversation.request(echo.Say(text="hi")) == echo.Said(text="hi")
+"""A whole bus in this process, a clock that only tests move, and peers made from a protocol.
 
 The broker is the real one and the frames are those of the wire; only sockets and the disk are left out.
 """
@@ -33,8 +26,6 @@ from bus.spec.protocol import Protocol, RoleOf
 from bus.spec.syntax import Field, TypeExpression
 from bus.wire.codec import encode_frame
 from bus.wire.record import Kind
-
-__all__ = ["ManualClock", "MemoryBus", "RunningAgent", "play"]
 
 _TICK = 0.001  # seconds of real time between two looks at whether the bus has come to rest
 _TICKS = 6  # looks without a new frame after which it has

@@ -70,7 +70,8 @@ def test_who_interrupts_outside_a_turn_and_must_speak_on_is_given_one() -> None:
     desk = Desk(
         protocol(
             "- a -> b: M\n"
-            "- {scope: s, do: [{a -> b: N, within: forever}], interrupts: [{b -> a: Stop, then: [b -> a: Why, end: over]}]}"
+            "- scope: s\n  do: [{a -> b: N, within: forever}]\n"
+            "  interrupts: [{b -> a: Stop, then: [b -> a: Why, end: over]}]"
         )
     )
     a, b = desk.peer("a"), desk.peer("b", plays=["b"])

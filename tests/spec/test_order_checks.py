@@ -210,7 +210,10 @@ def test_a_pass_that_is_counted_may_have_a_parallel_in_it():
 
 
 def test_nobody_may_be_a_pass_ahead_of_an_else_that_would_lead_him_back():
-    conversation = "- loop: l\n  within: 5m\n  do:\n    - c -> a: M\n    - {a -> b: N, within: 1s, else: [{end: late}]}\n  else: []"
+    conversation = (
+        "- loop: l\n  within: 5m\n  do:\n    - c -> a: M\n"
+        "    - {a -> b: N, within: 1s, else: [{end: late}]}\n  else: []"
+    )
 
     [(rule, role, _)] = told(conversation, more="outcomes: {late: ''}")
 
