@@ -15,7 +15,9 @@ from collections.abc import Iterable
 from math import inf
 
 from bus.broker.entry import FAILED, Entry, Parent
+from bus.broker.keys import Keys
 from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.mode import Mode
 from bus.broker.registry import Session
 from bus.broker.scope_clock import ScopeClock
 from bus.spec.protocol import Protocol
@@ -32,6 +34,8 @@ class Conversation:
 
     Attributes:
         mailboxes: One a role, by index.
+        keys: What its key fields are, or None where the protocol has none.
+        n_violations: What the order or a key forbade and the *mode* let pass.
         counters: Passes of loops and messages of streams so far, by index.
         outcome: How it ended, or None while it lives.
         touched: Mailboxes changed since the broker last looked; it schedules and serves them.
@@ -46,14 +50,14 @@ class Conversation:
 
     __slots__ = (
         "_new_ids", "_old_ids", "children", "conversation_id", "counters", "default_within", "digest", "epoch",
-        "held", "is_end_noted", "is_retained", "mailboxes", "opened_at", "opener", "outcome", "overtaken", "parent",
+        "held", "is_end_noted", "is_retained", "keys", "mailboxes", "mode", "n_violations", "opened_at", "opener", "outcome", "overtaken", "parent",
         "protocol", "reason", "request_id", "revoked", "scopes", "sequence", "settled", "tables", "touched",
         "transcript",
     )  # fmt: skip
 
     def __init__(
         self, *, conversation_id: bytes, protocol: Protocol, opener: int, request_id: str, now: float,
-        default_within: float, parent: Parent | None = None,
+        default_within: float, parent: Parent | None = None, mode: Mode = Mode.ENFORCE,
     ) -> None:  # fmt: skip
         self.conversation_id = conversation_id
         self.protocol = protocol
@@ -69,6 +73,9 @@ class Conversation:
             Mailbox(machine, human=role.human, windows=protocol.windows)
             for machine, role in zip(self.tables.machines, protocol.roles, strict=True)
         ]
+        self.keys = Keys() if protocol.spec.keys else None
+        self.mode = mode
+        self.n_violations = 0
         self.counters = [0] * len(self.tables.counters)
         self.epoch = 0
         self.sequence = 0
@@ -142,6 +149,14 @@ class Conversation:
         """Return whether a message of this id was admitted before."""
         return message_id in self._new_ids or message_id in self._old_ids
 
+    def remember(self, message_id: bytes, type: int, body: bytes) -> None:
+        """Keep the id of a message that was taken, and the values of the keys that it sets."""
+        if self.keys is not None:
+            self.keys.keep(self.protocol.messages[type], body)
+        self._new_ids.add(message_id)
+        if len(self._new_ids) >= _REMEMBERED_IDS:
+            self._old_ids, self._new_ids = self._new_ids, set()
+
     def admit(
         self, mailbox: Mailbox, move: Move, type: int, address: int, message_id: bytes, body: bytes, trace: str | None,
         now: float, turn: int = 0,
@@ -153,9 +168,7 @@ class Conversation:
                 raises it itself.
         """
         self._count(move)
-        self._new_ids.add(message_id)
-        if len(self._new_ids) >= _REMEMBERED_IDS:
-            self._old_ids, self._new_ids = self._new_ids, set()
+        self.remember(message_id, type, body)
         self.sequence = sequence = self.sequence + 1
         mailbox.involved = True
         self.transcript.append(Entry(sequence, self.epoch, mailbox.role, type, address, body, ""))

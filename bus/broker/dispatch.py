@@ -154,6 +154,27 @@ class Dispatch:
         player = mailbox.session.name if mailbox.session is not None else mailbox.player
         return player not in (None, name) or conversation.conversation_id not in self._state.conversations
 
+    def pass_on(self, conversation: Conversation, mailbox: Mailbox, record: Record, *, is_aside: bool = False) -> None:
+        """Deliver an at-most-once message: never journaled, never steps a state (RULES.md 4, 13).
+
+        Args:
+            is_aside: The order forbids it, and its protocol's mode lets it pass.
+        """
+        _, _, message_id, conversation_id, _, type, address, _, remaining, trace, body = record
+        for role in conversation.tables.addresses[address]:
+            receiver = conversation.mailboxes[role]
+            if receiver.session is None or role == mailbox.role:
+                continue
+            if not is_aside and (mailbox.role, type) not in receiver.machine.receive[receiver.at]:
+                continue
+            number = receiver.session.protocols[conversation.digest]
+            state = -1 - receiver.at if is_aside else receiver.at
+            delivery: Record = [
+                _DELIVER, conversation_id, number, role, receiver.fence, 0, 1, 0, type, mailbox.role,
+                conversation.epoch, 0, state, remaining, trace, message_id, None, body,
+            ]  # fmt: skip
+            self.deliver_lossy(receiver.session, delivery)
+
     def deliver_lossy(self, session: Session, record: Record) -> None:
         """Hand an at-most-once DELIVER out: now, as the newest of its kind later, or never."""
         if session.lossy_credit <= 0:
@@ -171,7 +192,8 @@ class Dispatch:
             if conversation is None or conversation.outcome is not None:
                 continue
             mailbox = conversation.mailboxes[role]
-            if mailbox.session is session and (record[9], type) in mailbox.machine.receive[mailbox.at]:
+            is_aside = record[12] < 0
+            if mailbox.session is session and (is_aside or (record[9], type) in mailbox.machine.receive[mailbox.at]):
                 session.lossy_credit -= 1
                 self._state.send(session, record)
 

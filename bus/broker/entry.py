@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 FAILED = "failed"
 CANCELED = "canceled"
+ASIDE = "aside"  # the event of a message that the order forbids and its protocol's mode lets pass
 
 
 class Parent(NamedTuple):

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bus.broker.aside import pass_aside
 from bus.broker.conversation import Conversation
 from bus.broker.entry import CANCELED, FAILED, Parent
 from bus.broker.mailbox import Mailbox
+from bus.broker.mode import Mode
 from bus.broker.state import Alarm, BrokerState
 from bus.ids import show_id
 from bus.spec.compile import compile_protocol
@@ -39,6 +41,8 @@ class History:
             "dead": self._dead,
             "requeue": self._requeue,
             "drop": self._drop,
+            "aside": self._aside,
+            "violated": self._violated,
             "clock": list,
         }
 
@@ -88,6 +92,7 @@ class History:
         conversation = Conversation(
             conversation_id=conversation_id, protocol=protocol, opener=role, request_id=request_id, now=state.now,
             default_within=state.settings.within, parent=Parent(*parent) if parent else None,  # type: ignore[arg-type]  # checked at OPEN
+            mode=state.modes.get(protocol.name, Mode.ENFORCE),
         )  # fmt: skip
         conversation.mailboxes[role].agent = agent
         for name, agents in bindings.items():
@@ -124,7 +129,12 @@ class History:
             turn.attempt = 1  # each commit begins the count again (10)
         if saved is not None:
             mailbox.saved = saved
-        for message_id, type, address, trace, body in sends:
+        for message_id, type, address, trace, body, *aside in sends:
+            if aside:
+                pass_aside(
+                    conversation, mailbox, type=type, address=address, message_id=message_id, body=body, trace=trace
+                )
+                continue
             move = conversation.find_move(mailbox, type, address)
             if move is None:  # an earlier send of this very turn made the bus move on: superseded
                 break
@@ -204,6 +214,21 @@ class History:
         conversation = self._state.conversations[conversation_id]
         mailbox = conversation.mailboxes[role]
         return self._settle(conversation, mailbox, mailbox.queued[0].position)
+
+    def _aside(
+        self, conversation_id: bytes, role: int, agent: str, message_id: bytes, type: int, address: int,
+        trace: str | None, body: bytes,
+    ) -> list[Conversation]:  # fmt: skip
+        conversation = self._state.conversations[conversation_id]
+        mailbox = conversation.mailboxes[role]
+        mailbox.agent = agent
+        pass_aside(conversation, mailbox, type=type, address=address, message_id=message_id, body=body, trace=trace)
+        return [conversation]
+
+    def _violated(self, conversation_id: bytes) -> list[Conversation]:
+        conversation = self._state.conversations[conversation_id]
+        conversation.n_violations += 1
+        return [conversation]
 
     # -- parts ----------------------------------------------------------------------------------------
 

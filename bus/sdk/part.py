@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from bus.errors import NotAllowed
 from bus.ids import show_id
+from bus.spec.allowed import describe_allowed
 from bus.spec.protocol import Delivery, Protocol
 from bus.spec.tables import Move
 
@@ -64,7 +65,9 @@ class Part:
         moves = self.choices[state].get(index)
         if moves is None:
             where = f"conversation {show_id(conversation_id)}"
-            raise NotAllowed(f"{self._refusal(message)} ({where}): {self._hint(self._offered(state))}")
+            offered = self._offered(state)
+            text = f"{self._refusal(message)} ({where}): {self._hint(offered)}"
+            raise NotAllowed(text, describe_allowed(self.protocol, offered))
         if to is None and len(moves) == 1:
             return index, *moves[0]
         _, address = self.pick([(index, address) for address, _ in moves], message, to)
@@ -81,12 +84,14 @@ class Part:
         wanted = None if to is None else {to} if isinstance(to, str) else set(to)
         fitting = [one for one in addresses if wanted is None or set(self._receivers(one)) == wanted]
         if not addresses:
-            raise NotAllowed(f"{self._refusal(message)}: {self._hint(offered)}")
+            text = f"{self._refusal(message)}: {self._hint(offered)}"
+            raise NotAllowed(text, describe_allowed(self.protocol, offered))
         if len(fitting) == 1:
             return index, fitting[0]
         choices = " or ".join(", ".join(self._receivers(one)) for one in addresses)
         got = "none named" if wanted is None else repr(", ".join(sorted(wanted)))
-        raise NotAllowed(f"expected {self.messages[index].name!r} to go to {choices}, got {got}: say which with to=")
+        text = f"expected {self.messages[index].name!r} to go to {choices}, got {got}: say which with to="
+        raise NotAllowed(text, describe_allowed(self.protocol, [(index, address) for address in addresses]))
 
     def receives(self, index: int) -> bool:
         """Return whether messages of type *index* are ever addressed to the role, interrupts included."""
