@@ -375,9 +375,7 @@ class Admission:
             return None
         return out_of_turn(conversation, mailbox, type)
 
-    def _pass_over(
-        self, conversation: Conversation, mailbox: Mailbox, faults: list[Fault], kept: list[Record]
-    ) -> None:
+    def _pass_over(self, conversation: Conversation, mailbox: Mailbox, faults: list[Fault], kept: list[Record]) -> None:
         """Note the faults of a turn that its protocol's mode lets pass, and mark its asides in the row."""
         for index, refusal in faults:
             note_violation(self._state, self._history, conversation, mailbox, refusal)

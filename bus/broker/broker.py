@@ -18,13 +18,13 @@ from bus.broker.entry import FAILED
 from bus.broker.history import History
 from bus.broker.ledger import Ledger
 from bus.broker.mailbox import Mailbox
-from bus.broker.mode import Mode
 from bus.broker.query import Queries
 from bus.broker.refusal import Refusal
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState, LogLine
 from bus.ids import show_id
 from bus.settings import Settings
+from bus.spec.mode import Mode
 from bus.wire.record import NUMBERED, Kind, Record, is_well_formed
 
 

@@ -17,9 +17,9 @@ from math import inf
 from bus.broker.entry import FAILED, Entry, Parent
 from bus.broker.keys import Keys
 from bus.broker.mailbox import Delivery, Mailbox
-from bus.broker.mode import Mode
 from bus.broker.registry import Session
 from bus.broker.scope_clock import ScopeClock
+from bus.spec.mode import Mode
 from bus.spec.protocol import Protocol
 from bus.spec.tables import BusEvent, EventKind, Move
 from bus.wire.codec import encode_body
@@ -50,9 +50,9 @@ class Conversation:
 
     __slots__ = (
         "_new_ids", "_old_ids", "children", "conversation_id", "counters", "default_within", "digest", "epoch",
-        "held", "is_end_noted", "is_retained", "keys", "mailboxes", "mode", "n_violations", "opened_at", "opener", "outcome", "overtaken", "parent",
-        "protocol", "reason", "request_id", "revoked", "scopes", "sequence", "settled", "tables", "touched",
-        "transcript",
+        "held", "is_end_noted", "is_retained", "keys", "mailboxes", "mode", "n_violations", "opened_at", "opener",
+        "outcome", "overtaken", "parent", "protocol", "reason", "request_id", "revoked", "scopes", "sequence",
+        "settled", "tables", "touched", "transcript",
     )  # fmt: skip
 
     def __init__(

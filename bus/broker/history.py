@@ -13,10 +13,10 @@ from bus.broker.aside import pass_aside
 from bus.broker.conversation import Conversation
 from bus.broker.entry import CANCELED, FAILED, Parent
 from bus.broker.mailbox import Mailbox
-from bus.broker.mode import Mode
 from bus.broker.state import Alarm, BrokerState
 from bus.ids import show_id
 from bus.spec.compile import compile_protocol
+from bus.spec.mode import Mode
 from bus.spec.protocol import Protocol
 from bus.spec.tables import Move
 from bus.wire.record import Record
@@ -201,10 +201,15 @@ class History:
             conversation.close(FAILED, f"{who} could not handle its message: {code}: {detail}", state.now)
         return self._with_children(conversation)
 
-    def _requeue(self, conversation_id: bytes, role: int) -> list[Conversation]:
+    def _requeue(
+        self, conversation_id: bytes, role: int, message_id: bytes | None = None, body: bytes = b""
+    ) -> list[Conversation]:
+        """Queue a dead letter again; one with a new id and body was edited (11)."""
         conversation = self._state.conversations[conversation_id]
         delivery = conversation.mailboxes[role].queued[0]
         delivery.move("requeue")
+        if message_id is not None:
+            delivery.message_id, delivery.body = message_id, body
         delivery.attempt = 1
         delivery.reason = None
         conversation.touched[conversation.mailboxes[role]] = None

@@ -12,9 +12,9 @@ from typing import TypeAlias
 from bus.broker.conversation import Conversation
 from bus.broker.ledger import Ledger
 from bus.broker.mailbox import Mailbox
-from bus.broker.mode import Mode
 from bus.broker.registry import Registry, Session
 from bus.settings import Settings
+from bus.spec.mode import Mode
 from bus.spec.protocol import Protocol
 from bus.wire.record import Record
 

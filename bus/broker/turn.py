@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from bus.broker.conversation import Conversation
 from bus.broker.mailbox import Delivery, Mailbox
-from bus.broker.mode import Mode
 from bus.broker.refusal import Refusal, out_of_turn, wrong_key
 from bus.ids import ID_BYTES
+from bus.spec.mode import Mode
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.spec.tables import Move
 from bus.wire.record import NOTICE_TYPE, is_well_formed_send

@@ -9,10 +9,10 @@ from __future__ import annotations
 from bus.broker.conversation import Conversation
 from bus.broker.history import History
 from bus.broker.mailbox import Mailbox
-from bus.broker.mode import Mode
 from bus.broker.refusal import Refusal
 from bus.broker.state import BrokerState
 from bus.ids import show_id
+from bus.spec.mode import Mode
 from bus.wire.record import Record
 
 # What a mode can waive. Bodies, sizes, ids, leases and players are checked whatever the mode.

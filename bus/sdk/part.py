@@ -73,6 +73,21 @@ class Part:
         _, address = self.pick([(index, address) for address, _ in moves], message, to)
         return index, address, next(move for one, move in moves if one == address)
 
+    def find_anywhere(
+        self, state: int, message: BaseModel, to: Receivers, conversation_id: bytes
+    ) -> tuple[int, int, Move]:
+        """Return (type, address, move) as ``find``; what the order forbids goes where it ever goes and moves nothing.
+
+        Raises:
+            NotAllowed: The message is of another protocol, the role never sends it, or *to* does not say to whom.
+        """
+        try:
+            return self.find(state, message, to, conversation_id)
+        except NotAllowed:
+            anywhere = {key for moves in self.machine.send for key in moves}
+            index, address = self.pick(sorted(anywhere), message, to)
+            return index, address, Move(state)
+
     def pick(self, offered: Sequence[tuple[int, int]], message: BaseModel, to: Receivers) -> tuple[int, int]:
         """Return the one of the *offered* (type, address) pairs that sends *message* to *to*.
 

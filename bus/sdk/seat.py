@@ -36,14 +36,16 @@ class Seat:
         fence: The lease under which deliveries come, 0 before the first.
         position: The newest delivery that has arrived under this or an older fence.
         keys: The conversation's key fields and the values that they took.
+        is_enforced: Whether order and keys are checked here; where not, the broker sees what it makes of them.
     """
 
-    __slots__ = ("at", "conversation_id", "epoch", "fence", "key", "keys", "part", "position")
+    __slots__ = ("at", "conversation_id", "epoch", "fence", "is_enforced", "key", "keys", "part", "position")
 
-    def __init__(self, conversation_id: bytes, part: Part) -> None:
+    def __init__(self, conversation_id: bytes, part: Part, *, is_enforced: bool = True) -> None:
         self.conversation_id = conversation_id
         self.part = part
         self.key = (conversation_id, part.role)
+        self.is_enforced = is_enforced
         self.at = part.machine.start
         self.epoch = 0
         self.fence = 0
@@ -53,7 +55,11 @@ class Seat:
     def take(self, record: Record) -> None:
         """Step the machine by the delivery *record*, which the reader now has in hand."""
         index: int = record[TYPE]
-        if record[EPOCH] == self.epoch and index >= 0:
+        if record[STATE] < 0:  # an aside: it steps nothing, and only a new seat learns from it where it is
+            if self.epoch < 0:
+                self.at = -1 - record[STATE]
+                self.epoch = record[EPOCH]
+        elif record[EPOCH] == self.epoch and index >= 0:
             if self.part.lossy[index]:
                 return  # never steps a state
             move = self.part.machine.receive[self.at].get((record[SENDER], index))
@@ -72,7 +78,7 @@ class Seat:
         message_type = self.part.messages[record[TYPE]]
         fields = decode_body(record[BODY])
         message = message_type.from_plain(fields)
-        if message_type.keys:
+        if message_type.keys and self.is_enforced:
             self._keep_keys(message_type, fields)
         return message
 
@@ -85,7 +91,10 @@ class Seat:
             TooLarge: The body does not fit into a frame.
         """
         part = self.part
-        index, address, move = part.find(self.at, message, to, self.conversation_id)
+        if self.is_enforced:
+            index, address, move = part.find(self.at, message, to, self.conversation_id)
+        else:
+            index, address, move = part.find_anywhere(self.at, message, to, self.conversation_id)
         message_type = part.messages[index]
         fields = message_type.to_plain(message)  # type: ignore[arg-type]  # its class is the type's own: type_of
         try:
@@ -97,7 +106,7 @@ class Seat:
                 f"expected a body of at most {MAX_BODY_BYTES} bytes, got {message_type.name!r} of {len(body)}: "
                 f"send big data as an artifact"
             )
-        if message_type.keys:
+        if message_type.keys and self.is_enforced:
             self._keep_keys(message_type, fields)
         return index, address, move, body
 
@@ -120,8 +129,15 @@ class Seat:
     def _keep_keys(self, message_type: MessageType, fields: dict[str, object]) -> None:
         for name in message_type.keys:
             value = fields.get(name)
+            if value is None:
+                continue  # it says nothing about the key
             known = self.keys.setdefault(name, value)
             if known != value:
+                if name in message_type.secret:
+                    raise BodyInvalid(
+                        f"{message_type.name}.{name}: expected the value that this conversation's key has had since "
+                        f"its first message, got another; it is secret (conversation {show_id(self.conversation_id)})"
+                    )
                 raise BodyInvalid(
                     f"{message_type.name}.{name}: expected {known!r}, the value that this conversation's key has had "
                     f"since its first message, got {value!r} (conversation {show_id(self.conversation_id)})"

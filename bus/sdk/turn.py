@@ -165,7 +165,7 @@ class Turn:
             if self.record[TYPE] != NOTICE_TYPE:
                 self.link.session.take_lossy()
             return
-        if seat.owes():
+        if seat.owes() and seat.is_enforced:
             raise TurnUnfinished(
                 f"{seat.part.name} must send {seat.owed()} before its turn ends, and its handler returned without"
             )

@@ -19,7 +19,9 @@ SCALARS = (
     | st.binary(max_size=300)
 )
 VALUES = st.recursive(
-    SCALARS, lambda inside: st.lists(inside, max_size=20) | st.dictionaries(st.text(), inside, max_size=20), max_leaves=30
+    SCALARS,
+    lambda inside: st.lists(inside, max_size=20) | st.dictionaries(st.text(), inside, max_size=20),
+    max_leaves=30,
 )
 
 
