@@ -169,6 +169,10 @@ class Admission:
             self.refuse(session, n, wrong_id(message_id))
             return
         move = conversation.find_move(mailbox, type, address)
+        past = mailbox.past
+        if move is not None and past is not None and epoch < past.told_epoch:
+            # The sender had not heard of a bus event yet: what it said then is not what is allowed now.
+            move = None if conversation.was_allowed(mailbox, type, address, epoch) else move
         if move is None:
             refusal = self._judge_order(session, n, conversation, mailbox, type, address, epoch)
             if refusal is None:

@@ -126,8 +126,7 @@ class Conversation:
 
     def was_allowed(self, mailbox: Mailbox, type: int, address: int, epoch: int) -> bool:
         """Return whether a sender that had seen *epoch* was right to send this: superseded, no blame."""
-        epoch_before, state = mailbox.before
-        return epoch <= epoch_before < self.epoch and (type, address) in mailbox.machine.send[state]
+        return mailbox.past is not None and mailbox.past.was_allowed(mailbox.machine, (type, address), epoch)
 
     def has_room(self, type: int, address: int, limit: int) -> bool:
         """Return whether every receiver can take one more message of *type* (8)."""
@@ -210,8 +209,7 @@ class Conversation:
         self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", f"{outcome}.end"))
         for mailbox in self.mailboxes:
             self._revoke(mailbox, mailbox.discard_all())
-            mailbox.before = (self.epoch - 1, mailbox.at)
-            mailbox.epoch = self.epoch
+            mailbox.leave(self.epoch, is_told=True)
         self._end(outcome, reason)
 
     def retry(self, mailbox: Mailbox, now: float) -> None:
@@ -315,8 +313,7 @@ class Conversation:
             if state is None:
                 continue
             moved.append(mailbox)
-            mailbox.before = (self.epoch - 1, mailbox.at)
-            mailbox.epoch = self.epoch
+            mailbox.leave(self.epoch, is_told=mailbox.involved and mailbox is not raiser)
             if event.discards:
                 self._close_scope(mailbox, event.scope, since=since, keep=turn if mailbox is raiser else 0)
             elif event.kind is EventKind.ELSE and event.role == mailbox.role:

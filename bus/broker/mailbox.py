@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from math import inf
 
+from bus.broker.past import Past
 from bus.broker.registry import Session
 from bus.spec.tables import Machine
 
@@ -90,7 +91,7 @@ class Mailbox:
 
     Attributes:
         at: The role's machine state after everything taken in and sent: what it may do *now*.
-        before: (epoch, state) just before the last bus event moved the role, to tell superseded from forbidden.
+        past: Where the role stood before bus events moved it, to tell superseded from forbidden; None before any.
         leased: Deliveries that the session has, oldest first.
         queued: Deliveries that the machine has taken in and no session has.
         early: Accepted messages that the state does not expect yet, in order of arrival.
@@ -113,8 +114,8 @@ class Mailbox:
     """
 
     __slots__ = (
-        "agent", "answered", "at", "before", "commit_fence", "commits", "deadline", "early", "epoch", "fence",
-        "history", "human", "involved", "keeper", "last_position", "leased", "machine", "not_before", "offered",
+        "agent", "answered", "at", "commit_fence", "commits", "deadline", "early", "epoch", "fence",
+        "history", "human", "involved", "keeper", "last_position", "leased", "machine", "not_before", "offered", "past",
         "queued", "remind_at", "reminders", "retries", "revoked_fence", "role", "saved", "scheduled_at", "session",
         "settled", "timer", "told_fence", "told_nobody", "unsettled",
     )  # fmt: skip
@@ -125,7 +126,7 @@ class Mailbox:
         self.human = human
         self.at = machine.start
         self.epoch = 0
-        self.before = (0, machine.start)
+        self.past: Past | None = None
         self.leased: deque[Delivery] = deque()
         self.queued: deque[Delivery] = deque()
         self.early: list[Delivery] = []
@@ -193,6 +194,13 @@ class Mailbox:
         delivery.epoch = self.epoch
         self.involved = True
         self.queued.append(delivery)
+
+    def leave(self, epoch: int, *, is_told: bool) -> None:
+        """Note that the bus event that begins *epoch* moves the role."""
+        if self.past is None:
+            self.past = Past()
+        self.past.leave(epoch - 1, self.at, is_told=is_told)
+        self.epoch = epoch
 
     def release(self, *, crashed: bool = False) -> None:
         """Put everything leased back in front, the lease ended; a crash counts as an attempt of the oldest (10)."""
