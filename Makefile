@@ -8,7 +8,7 @@ ARGS ?=
 HOT := $(wildcard bus/ids.py bus/spec/*.py bus/wire/*.py bus/broker/*.py bus/sdk/*.py)
 COMPILED := .venv/.compiled
 
-.PHONY: demo test check lint compile pure test-pure bench data clean
+.PHONY: demo test check lint compile pure test-pure bench data docs clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; PyTorch for the CPU is the largest part)"
@@ -50,6 +50,11 @@ bench: $(COMPILED)  ## measure the bus beside raw ZeroMQ
 
 data: $(READY)  ## make specs/data again from its seeded grammar
 	@$(BIN)/python -m training_service.sections specs/data
+
+docs: $(READY)  ## write docs/protocols again from specs/; a test keeps them fresh
+	@for spec in specs/*.protocol.yaml; do \
+		$(BIN)/palaver doc $$spec -o docs/protocols/$$(basename $$spec .protocol.yaml).md || exit 1; \
+	done
 
 clean:  ## remove what the commands above made
 	@rm -rf .venv .palaver build dist .pytest_cache .mypy_cache .ruff_cache

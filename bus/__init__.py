@@ -13,7 +13,6 @@ if TYPE_CHECKING:
         BrokerUnavailable,
         ConversationEnded,
         Failure,
-        LeaseLost,
         NotAllowed,
         PalaverError,
         Refused,
@@ -23,7 +22,17 @@ if TYPE_CHECKING:
     from bus.sdk.agent import Agent
     from bus.sdk.client import Client
     from bus.sdk.conversation import Conversation, Result, SyncConversation
-    from bus.sdk.notice import DeadlinePassed, Ended, Interrupted, LoopEnded, NobodyPlays, Opened
+    from bus.sdk.notice import (
+        CutOff,
+        DeadlinePassed,
+        Ended,
+        Interrupted,
+        Joined,
+        LoopEnded,
+        NobodyPlays,
+        Opened,
+        Returned,
+    )
     from bus.sdk.opened import OpenConversation
     from bus.settings import Settings
     from bus.spec.compile import load_protocol
@@ -32,13 +41,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "bus.errors": (
-        "BrokerUnavailable", "ConversationEnded", "Failure", "LeaseLost", "NotAllowed", "PalaverError", "Refused",
+        "BrokerUnavailable", "ConversationEnded", "Failure", "NotAllowed", "PalaverError", "Refused",
         "Revoked", "SpecError",
     ),
     "bus.sdk.agent": ("Agent",),
     "bus.sdk.client": ("Client",),
     "bus.sdk.conversation": ("Conversation", "Result", "SyncConversation"),
-    "bus.sdk.notice": ("DeadlinePassed", "Ended", "Interrupted", "LoopEnded", "NobodyPlays", "Opened"),
+    "bus.sdk.notice": (
+        "CutOff", "DeadlinePassed", "Ended", "Interrupted", "Joined", "LoopEnded", "NobodyPlays", "Opened", "Returned",
+    ),
     "bus.sdk.opened": ("OpenConversation",),
     "bus.settings": ("Settings",),
     "bus.spec.compile": ("load_protocol",),
@@ -51,11 +62,12 @@ __all__ = [
     "Client",
     "Conversation",
     "ConversationEnded",
+    "CutOff",
     "DeadlinePassed",
     "Ended",
     "Failure",
     "Interrupted",
-    "LeaseLost",
+    "Joined",
     "LoopEnded",
     "NobodyPlays",
     "NotAllowed",
@@ -64,6 +76,7 @@ __all__ = [
     "PalaverError",
     "Refused",
     "Result",
+    "Returned",
     "Revoked",
     "Settings",
     "SpecError",

@@ -51,13 +51,17 @@ def compile_all() -> None:
     os.chdir(ROOT)
     notes = io.StringIO()  # mypyc tells of each generator that it makes a list of
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(notes):
-        extensions = mypycify(
-            ["--config-file", "pyproject.toml", *modules()],
-            opt_level="2",
-            debug_level="0",
-            group_name=GROUP,
-            target_dir=folder,
-        )
+        try:
+            extensions = mypycify(
+                ["--config-file", "pyproject.toml", *modules()],
+                opt_level="2",
+                debug_level="0",
+                group_name=GROUP,
+                target_dir=folder,
+            )
+        except SystemExit:
+            print(notes.getvalue(), file=sys.stderr)
+            raise
         command = build_ext(Distribution({"name": GROUP, "ext_modules": extensions}))
         command.inplace = True
         command.build_temp = command.build_lib = folder

@@ -10,14 +10,23 @@ from collections import deque
 
 from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
+from bus.broker.entry import BUS
 from bus.broker.held import behind_held, hold
 from bus.broker.history import History
 from bus.broker.mailbox import Delivery, Mailbox
-from bus.broker.opening import check_opening
-from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, out_of_turn
+from bus.broker.opening import bind_members, check_opening
+from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, not_yours, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
-from bus.broker.turn import Fault, check_keys, check_turn, is_message, wrong_id
+from bus.broker.turn import (
+    Fault,
+    check_commit,
+    check_keys,
+    check_turn,
+    find_late_move,
+    is_message,
+    wrong_id,
+)
 from bus.broker.violation import is_waived, note_violation
 from bus.ids import ID_BYTES, show_id
 from bus.spec.protocol import Delivery as DeliveryClass
@@ -104,17 +113,11 @@ class Admission:
         state = self._state
         existing = state.find(conversation_id)
         if existing is not None:
-            self._attach(session, n, existing, role)
+            self._attach(session, n, existing, role, session.numbers.get(number))
             return
-        digest = session.numbers.get(number)
-        if digest is None or not 0 <= role < len(state.protocols[digest].roles):
-            self.refuse(
-                session,
-                n,
-                Refusal("unknown-protocol", f"expected a protocol number of WELCOME, got {number!r}"),
-            )
-            return
-        refusal = check_opening(state, digest, conversation_id, bindings, parent)
+        digest = session.numbers.get(number, "")
+        bindings = bind_members(state, digest, bindings)
+        refusal = check_opening(state, digest, role, conversation_id, bindings, parent)
         if refusal is not None:
             self.refuse(session, n, refusal)
             return
@@ -122,17 +125,16 @@ class Admission:
         row: Record = ["open", conversation_id, digest, role, session.name, request_id, bindings, link]
         self.decide(row, session=session, n=n)
         conversation = state.conversations[conversation_id]
-        self._dispatch.lease(conversation, conversation.mailboxes[role], session)
+        self._dispatch.lease(conversation, conversation.mailboxes[conversation.opener], session)
 
-    def _attach(self, session: Session, n: int, conversation: Conversation, role: int) -> None:
+    def _attach(self, session: Session, n: int, conversation: Conversation, role: int, digest: str | None) -> None:
         state = self._state
-        mailbox = conversation.mailboxes[role] if 0 <= role < len(conversation.mailboxes) else None
-        if mailbox is None or role != conversation.opener or mailbox.agent != session.name:
-            opener = conversation.mailboxes[conversation.opener].agent
-            text = f"conversation {show_id(conversation.conversation_id)} was opened by {opener!r}"
-            self.refuse(session, n, Refusal("not-yours", text))
+        mailbox = conversation.mailboxes[conversation.opener] if conversation.opener != BUS else None
+        is_opener = mailbox is not None and role == conversation.players[conversation.opener].role
+        if mailbox is None or not is_opener or mailbox.agent != session.name:
+            self.refuse(session, n, not_yours(conversation))
             return
-        if conversation.digest not in session.protocols:
+        if conversation.digest != digest:
             text = f"the conversation was opened with {conversation.protocol!r}; name that text in HELLO"
             self.refuse(session, n, Refusal("unknown-protocol", text))
             return
@@ -158,7 +160,7 @@ class Admission:
         if conversation is None:
             self.refuse(session, n, gone(conversation_id, self._state.finished.get(conversation_id)))
             return
-        if conversation.has_seen(message_id):
+        if message_id in conversation.seen:
             state.ledger.take(session, n, state.now)
             return
         mailbox = self._mailbox_of(session, conversation, role)
@@ -168,17 +170,13 @@ class Admission:
         if len(message_id) != ID_BYTES:
             self.refuse(session, n, wrong_id(message_id))
             return
-        move = conversation.find_move(mailbox, type, address)
-        past = mailbox.past
-        if move is not None and past is not None and epoch < past.told_epoch:
-            # The sender had not heard of a bus event yet: what it said then is not what is allowed now.
-            move = None if conversation.was_allowed(mailbox, type, address, epoch) else move
+        move = find_late_move(conversation, mailbox, type, address, epoch)
         if move is None:
             refusal = self._judge_order(session, n, conversation, mailbox, type, address, epoch)
             if refusal is None:
                 return
         else:
-            refusal = None if conversation.keys is None else check_keys(conversation, type, body)
+            refusal = check_keys(conversation, type, body)
         if refusal is not None and not is_waived(conversation, refusal):
             self.refuse(session, n, refusal)
             return
@@ -190,7 +188,8 @@ class Admission:
         if refusal is not None:
             note_violation(state, self._history, conversation, mailbox, refusal)
         if is_lossy:
-            self._dispatch.pass_on(conversation, mailbox, record, is_aside=move is None)
+            voice = mailbox.role if move is None else move.voice
+            self._dispatch.pass_on(conversation, voice, record, is_aside=move is None)
             state.ledger.take(session, n, state.now)
             return
         if mailbox.session is None:
@@ -205,16 +204,23 @@ class Admission:
         self._follow(self._history.admit(conversation, mailbox, session.name, move, *message))
 
     def _mailbox_of(self, session: Session, conversation: Conversation, role: int) -> Mailbox | None:
-        """Return the role's mailbox where the session may speak for it (14)."""
+        """Return the role's mailbox where the session may speak for it (14, 15)."""
+        state = self._state
         if not 0 <= role < len(conversation.mailboxes):
             return None
         mailbox = conversation.mailboxes[role]
         if mailbox.session is session:
             return mailbox
         if mailbox.agent == session.name:
-            return mailbox if conversation.digest in session.protocols else None
+            is_known = conversation.digest in session.protocols
+            return (
+                mailbox
+                if is_known or state.versions.may_play(session, conversation.digest, conversation.players[role].role)
+                else None
+            )
         offered = mailbox.player is None and (not mailbox.offered or session.name in mailbox.offered)
-        return mailbox if offered and (conversation.digest, role) in session.plays else None
+        may_play = state.versions.may_play(session, conversation.digest, conversation.players[role].role)
+        return mailbox if offered and may_play else None
 
     def _retry_held(self, conversation: Conversation) -> None:
         waiting, conversation.held = conversation.held, deque()
@@ -248,15 +254,14 @@ class Admission:
                 conversation.end_lease(mailbox)
                 self._dispatch.serve_touched(conversation)
             return
-        if sends and delivery.epoch < mailbox.epoch:
-            # The bus moved on behind this delivery (a loop's `max`): what it says no longer counts, no blame.
-            state.send(session, [int(Kind.NOTICE), "superseded", {"n": n, "conversation": conversation_id}])
-            sends, saved = [], None
         faults: list[Fault] = []
-        refusal = check_turn(
+        refusal, is_superseded = check_commit(
             conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved,
             state_bytes=state.settings.state_bytes, faults=faults,
         )  # fmt: skip
+        if is_superseded:
+            state.send(session, [int(Kind.NOTICE), "superseded", {"n": n, "conversation": conversation_id}])
+            sends, saved = [], None
         if refusal is not None:
             self.refuse(session, n, refusal)
             self.bury(conversation, mailbox, delivery, code=refusal.code, detail=refusal.message)
@@ -338,7 +343,7 @@ class Admission:
         if delivery is None:
             return
         failures = delivery.attempt
-        who = conversation.protocol.roles[role].name
+        who = conversation.players[role].name
         if final or failures >= state.settings.max_attempts:
             self.bury(conversation, mailbox, delivery, code=code, detail=detail)
             return
@@ -372,7 +377,7 @@ class Admission:
             return Refusal("malformed", f"no message type {type} in {conversation.protocol.name}")
         if not 0 <= address < len(conversation.tables.addresses):
             return Refusal("malformed", f"no address {address} in {conversation.protocol.name}")
-        if conversation.outcome is not None or conversation.was_allowed(mailbox, type, address, epoch):
+        if conversation.outcome is not None or mailbox.was_allowed(type, address, epoch):
             facts = {"n": n, "conversation": conversation.conversation_id}
             state.send(session, [int(Kind.NOTICE), "superseded", facts])
             state.ledger.take(session, n, state.now)

@@ -14,11 +14,9 @@ def pass_aside(
     conversation: Conversation, mailbox: Mailbox, *, type: int, address: int, message_id: bytes, body: bytes,
     trace: str | None,
 ) -> None:  # fmt: skip
-    """Queue the message to its receivers behind what they have been given; it closes with its sender's scopes.
-
-    Its ``state_after`` is negative, -1 - the receiver's state: the SDK steps nothing either.
-    """
-    conversation.remember(message_id, type, body)
+    """Queue the message to its receivers behind what they have been given; it closes with its sender's scopes."""
+    conversation.seen.add(message_id)
+    conversation.watch.note(type, body)
     conversation.sequence = sequence = conversation.sequence + 1
     mailbox.involved = True
     conversation.transcript.append(Entry(sequence, conversation.epoch, mailbox.role, type, address, body, ASIDE))
@@ -31,5 +29,5 @@ def pass_aside(
             receiver.unsettled[type] += 1
         delivery = Delivery(type, mailbox.role, sequence, message_id, body, trace, scopes)
         receiver.take_in(delivery)
-        delivery.state_after = -1 - receiver.at
+        delivery.is_aside = True
         conversation.touched[receiver] = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from bus.broker.admission import Admission
 from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
+from bus.broker.entry import BUS
 from bus.broker.history import History
 from bus.broker.mailbox import DeliveryState, Mailbox
-from bus.broker.registry import Session
+from bus.broker.registry import Play, Session
 from bus.broker.state import Alarm, BrokerState
 from bus.errors import SpecError
 from bus.ids import derive_id
@@ -23,10 +24,11 @@ MAX_CREDIT = 100_000  # more than this no agent can hold; bounds what a peer may
 class HelloRefused(Exception):
     """Why a HELLO cannot be taken; never leaves the broker."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, facts: dict[str, object] | None = None) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
+        self.facts = facts or {}
 
 
 class Attendance:
@@ -46,7 +48,8 @@ class Attendance:
         """Register the peer and answer WELCOME.
 
         Raises:
-            HelloRefused: Another wire version, a source that is no protocol, or an unknown role; nothing changed.
+            HelloRefused: Another wire version, a source that is no protocol, an unknown role, or a version that
+                others who are there have none in common with (15); nothing changed.
         """
         _, version, name, instance, sources, plays, credit, held = record
         if version != WIRE_VERSION:
@@ -57,9 +60,11 @@ class Attendance:
         if not all(isinstance(entry, list) and fits(entry, _HELD_SHAPE) for entry in held):
             text = "expected held leases of [conversation, role, fence, position, message id]"
             raise HelloRefused("malformed", text)
-        digests = self._learn(sources)
+        digests = self._read_sources(sources)
         roles = self._read_plays(digests, plays)
         older = state.registry.find(name, instance)
+        self._check_versions(roles, older)
+        self._journal_protocols(digests)
         if older is not None:
             self._leave(older, held)
         self._n_tokens += 1
@@ -84,6 +89,7 @@ class Attendance:
         }
         state.send(session, [int(Kind.WELCOME), state.term, token, numbers, kept, settings])
         state.note("info" if roles else "debug", "agent.registered", agent=name, instance=instance, n_roles=len(roles))
+        self._introduce(session)
         self._dispatch.serve_waiting()
         return session
 
@@ -93,8 +99,11 @@ class Attendance:
         Raises:
             HelloRefused: *source* is no protocol; nothing changed.
         """
-        [digest] = self._learn([source])
-        return session.number(digest)
+        [digest] = self._read_sources([source])
+        self._journal_protocols([digest])
+        number = session.number(digest)
+        self._introduce(session)
+        return number
 
     def bye(self, session: Session) -> None:
         """The peer leaves on purpose: its leases go back at once and no attempt counts (10)."""
@@ -143,8 +152,7 @@ class Attendance:
                     return event
         return None
 
-    def _learn(self, sources: list[object]) -> list[str]:
-        state = self._state
+    def _read_sources(self, sources: list[object]) -> list[str]:
         digests = []
         for source in sources:
             if not isinstance(source, str):
@@ -153,21 +161,67 @@ class Attendance:
                 protocol = self._history.add_protocol(source)
             except SpecError as error:
                 raise HelloRefused("bad-protocol", str(error)) from error
-            if protocol.digest not in state.journaled_protocols:
-                state.journaled_protocols.add(protocol.digest)
-                state.ledger.journal(["protocol", source], session=None, n=0, urgent=False, now=state.now)
             digests.append(protocol.digest)
         return digests
 
-    def _read_plays(self, digests: list[str], plays: list[object]) -> frozenset[tuple[str, int]]:
+    def _journal_protocols(self, digests: list[str]) -> None:
+        state = self._state
+        for digest in digests:
+            if digest not in state.journaled_protocols:
+                state.journaled_protocols.add(digest)
+                row: Record = ["protocol", state.protocols[digest].spec.source]
+                state.ledger.journal(row, session=None, n=0, urgent=False, now=state.now)
+
+    def _check_versions(self, roles: frozenset[Play], older: Session | None) -> None:
+        """Refuse who would find nobody to talk to in a role that is played by other versions only (15).
+
+        After a restart everybody comes back in any order: what was let in before is let in again.
+        """
+        state = self._state
+        for digest, index in sorted(roles):
+            if state.now < state.grace_until and digest in state.known_before:
+                continue
+            names = [one.name for one in state.protocols[digest].roles]
+            role = names[index]
+            own = frozenset(names[other] for one, other in roles if one == digest)
+            if state.versions.choose(digest, role, names={}, without=older, own=own) is None:
+                text, facts = state.versions.explain(digest, role, names={}, without=older)
+                raise HelloRefused("no-common-version", text, {"diff": facts})
+
+    def _introduce(self, session: Session) -> None:
+        """Tell the session of the versions of its protocols that others play, and others of those that it plays.
+
+        Whoever knows of more than one asks which is to be pinned before it opens (query ``pin``).
+        """
+        state = self._state
+        versions = state.versions
+        own = [digest for digest in session.protocols if len(versions.beside(digest)) > 1]
+        if not own:
+            return
+        wanted = {other for digest in own for other in versions.played(digest)}
+        beside = {other for digest in own for other in versions.beside(digest)}
+        for conversation in state.conversations.values():  # of its name, to attach to again
+            opener = None if conversation.opener == BUS else conversation.mailboxes[conversation.opener].agent
+            if conversation.digest in beside and opener == session.name:
+                wanted.add(conversation.digest)
+        for digest in sorted(wanted):
+            if versions.understands(session, digest):
+                self._dispatch.teach(session, digest)
+        for digest in sorted({digest for digest, _ in session.plays if digest in own}):
+            for other in state.registry.sessions():
+                if versions.understands(other, digest):
+                    self._dispatch.teach(other, digest)
+
+    def _read_plays(self, digests: list[str], plays: list[object]) -> frozenset[Play]:
         roles = set()
         for play in plays:
             if not isinstance(play, list) or not fits(play, _PLAY_SHAPE) or not 0 <= play[0] < len(digests):
                 raise HelloRefused("malformed", "expected plays of [source index, role name]")
             protocol = self._state.protocols[digests[play[0]]]
             names = [role.name for role in protocol.roles]
-            if play[1] not in names:
-                text = f"expected a role of {protocol.name} ({', '.join(names)}), got {play[1]!r}"
+            if play[1] not in names or protocol.roles[names.index(play[1])].source is not None:
+                known = ", ".join(role.name for role in protocol.roles if role.source is None)
+                text = f"expected a role of {protocol.name} that an agent plays ({known}), got {play[1]!r}"
                 raise HelloRefused("unknown-role", text)
             roles.add((digests[play[0]], names.index(play[1])))
         return frozenset(roles)
@@ -236,4 +290,5 @@ class Attendance:
         if mailbox.agent is not None and mailbox.player in (None, session.name) and mailbox.role == conversation.opener:
             return conversation.digest in session.protocols
         is_free = mailbox.player in (None, session.name)
-        return is_free and (conversation.digest, mailbox.role) in session.plays
+        role = conversation.players[mailbox.role].role
+        return is_free and self._state.versions.may_play(session, conversation.digest, role)

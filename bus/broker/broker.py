@@ -14,7 +14,7 @@ from bus.broker.admission import Admission
 from bus.broker.attendance import Attendance, HelloRefused
 from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
-from bus.broker.entry import FAILED
+from bus.broker.entry import CANCELED, FAILED
 from bus.broker.history import History
 from bus.broker.ledger import Ledger
 from bus.broker.mailbox import Mailbox
@@ -47,7 +47,7 @@ class Broker:
         self._dispatch = Dispatch(self._state)
         self._admission = Admission(self._state, self._history, self._dispatch)
         self._attendance = Attendance(self._state, self._history, self._dispatch, self._admission, secret=rng_seed)
-        self._queries = Queries(self._state, self._admission, self._attendance)
+        self._queries = Queries(self._state, self._dispatch, self._admission, self._attendance)
         self._strangers: dict[bytes, list[Record]] = {}
         self._is_started = False
 
@@ -116,6 +116,8 @@ class Broker:
                 self._check_deadline(*cast(tuple[Conversation, Mailbox], subject))
             elif alarm is Alarm.SCOPE:
                 self._check_scope(cast(Conversation, subject))
+            elif alarm is Alarm.CALL:
+                self._check_call(cast(Conversation, subject))
             elif alarm is Alarm.RETRY:
                 self._serve_again(*cast(tuple[Conversation, Mailbox, int], subject))
             elif alarm is Alarm.LEASES:
@@ -193,7 +195,7 @@ class Broker:
         try:
             return self._attendance.hello(peer, record)
         except HelloRefused as refused:
-            answer: Record = [int(Kind.REFUSED), 0, refused.code, {"message": refused.message}]
+            answer: Record = [int(Kind.REFUSED), 0, refused.code, {"message": refused.message, **refused.facts}]
             self._answer_stranger(peer, answer)
             self._state.note("warning", "agent.refused", code=refused.code, reason=refused.message)
             return None
@@ -219,6 +221,7 @@ class Broker:
         state = self._state
         state.now = now
         state.grace_until = now + state.settings.lease
+        state.known_before = frozenset(state.journaled_protocols)
         state.agenda.add(state.grace_until, Alarm.LEASES)
         state.agenda.add(now + state.settings.clock_interval, Alarm.CLOCK)
         names = set()
@@ -245,20 +248,22 @@ class Broker:
             mailbox.remind_at = state.now + timer.remind
             state.note(
                 "info", "delivery.reminded", conversation_id=show_id(conversation.conversation_id),
-                role=conversation.protocol.roles[mailbox.role].name, reminders=mailbox.reminders,
+                role=conversation.players[mailbox.role].name, reminders=mailbox.reminders,
             )  # fmt: skip
         conversation.touched[mailbox] = None
         self._dispatch.serve_touched(conversation)
 
     def _miss(self, conversation: Conversation, mailbox: Mailbox) -> None:
         timer = conversation.tables.timers[mailbox.timer]
-        who = conversation.protocol.roles[mailbox.role].name
+        who = conversation.players[mailbox.role].name
         conversation_id = conversation.conversation_id
         self._state.note(
             "warning", "delivery.expired", conversation_id=show_id(conversation_id), role=who, step=timer.step
         )
         if mailbox.retries < timer.retry:
             self._admission.decide(["retry", conversation_id, mailbox.role])
+        elif timer.event >= 0 and not conversation.cast.is_known_to_all(timer.event, conversation.mailboxes):
+            conversation.wait_again(mailbox, self._state.now)
         elif timer.event >= 0:
             self._admission.decide(["event", conversation_id, timer.event])
         else:
@@ -275,6 +280,11 @@ class Broker:
         if timeout[0] <= self._state.now:
             self._admission.decide(["event", conversation.conversation_id, timeout[1]])
         self._dispatch.serve_touched(conversation)
+
+    def _check_call(self, called: Conversation) -> None:
+        if called.outcome is None:
+            row = ["close", called.conversation_id, CANCELED, "it took longer than the step that called it may"]
+            self._admission.decide(row)
 
     def _serve_again(self, conversation: Conversation, mailbox: Mailbox, suspected_fence: int) -> None:
         """Back-off is over, or a suspect has outlived its lease and lets the next one through (RULES.md 10)."""

@@ -55,7 +55,7 @@ class DeadLetters:
     def _find(self, conversation_id: bytes, role: str) -> tuple[Conversation, Mailbox, Delivery]:
         conversation = find_conversation(self._state, conversation_id)
         for mailbox in conversation.mailboxes:
-            if conversation.protocol.roles[mailbox.role].name == role:
+            if conversation.players[mailbox.role].name == role:
                 letter = _letter_of(mailbox)
                 if letter is None:
                     raise QueryRefused("not-dead", f"{role!r} has no dead letter there")
@@ -67,7 +67,7 @@ class DeadLetters:
         return {
             "conversation": conversation.conversation_id,
             "protocol": conversation.protocol.name,
-            "role": conversation.protocol.roles[mailbox.role].name,
+            "role": conversation.players[mailbox.role].name,
             "type": conversation.protocol.messages[letter.type].name if letter.type >= 0 else "notice",
             "message_id": letter.message_id,
             "code": code,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from bus.broker.conversation import Conversation
+from bus.broker.entry import BUS
 from bus.broker.mailbox import Delivery, DeliveryState, Mailbox
 from bus.broker.registry import Session
 from bus.broker.state import FINISHED_CONVERSATIONS, Alarm, BrokerState
@@ -72,12 +73,22 @@ class Dispatch:
         mailbox.fence = state.new_fence()
         mailbox.told_nobody = False
         session.leases[conversation.conversation_id, mailbox.role] = None
+        self.teach(session, conversation.digest)
         state.waiting.pop(mailbox, None)
+        if conversation.cast.gathering is not None:
+            facts = {"conversation": conversation.conversation_id, **conversation.cast.as_facts()}
+            state.send(session, [int(Kind.NOTICE), "members", facts])
         keeper = (session.name, session.instance)
         if mailbox.role != conversation.opener and mailbox.keeper != keeper:
             mailbox.keeper = keeper
             row: Record = ["lease", conversation.conversation_id, mailbox.role, *keeper]
             state.ledger.journal(row, session=None, n=0, urgent=False, now=state.now)
+
+    def teach(self, session: Session, digest: str) -> None:
+        """Hand *session* the text of a version that it fits and has not named, before anything comes under it."""
+        if digest not in session.protocols:
+            facts = {"number": session.number(digest), "source": self._state.protocols[digest].spec.source}
+            self._state.send(session, [int(Kind.NOTICE), "protocol", facts])
 
     def adopt(
         self, conversation: Conversation, mailbox: Mailbox, session: Session, *, fence: int, position: int
@@ -90,6 +101,7 @@ class Dispatch:
         mailbox.session = session
         mailbox.fence = mailbox.told_fence = fence
         session.leases[conversation.conversation_id, mailbox.role] = None
+        self.teach(session, conversation.digest)
         self._state.waiting.pop(mailbox, None)
         while mailbox.queued and mailbox.queued[0].position <= position:
             delivery = mailbox.queued.popleft()
@@ -154,8 +166,8 @@ class Dispatch:
         player = mailbox.session.name if mailbox.session is not None else mailbox.player
         return player not in (None, name) or conversation.conversation_id not in self._state.conversations
 
-    def pass_on(self, conversation: Conversation, mailbox: Mailbox, record: Record, *, is_aside: bool = False) -> None:
-        """Deliver an at-most-once message: never journaled, never steps a state (RULES.md 4, 13).
+    def pass_on(self, conversation: Conversation, voice: int, record: Record, *, is_aside: bool = False) -> None:
+        """Deliver an at-most-once message: never journaled, never steps a state (4, 13).
 
         Args:
             is_aside: The order forbids it, and its protocol's mode lets it pass.
@@ -163,15 +175,14 @@ class Dispatch:
         _, _, message_id, conversation_id, _, type, address, _, remaining, trace, body = record
         for role in conversation.tables.addresses[address]:
             receiver = conversation.mailboxes[role]
-            if receiver.session is None or role == mailbox.role:
+            if receiver.session is None or role == voice:
                 continue
-            if not is_aside and (mailbox.role, type) not in receiver.machine.receive[receiver.at]:
+            if not is_aside and (voice, type) not in receiver.machine.receive[receiver.at]:
                 continue
             number = receiver.session.protocols[conversation.digest]
-            state = -1 - receiver.at if is_aside else receiver.at
             delivery: Record = [
-                _DELIVER, conversation_id, number, role, receiver.fence, 0, 1, 0, type, mailbox.role,
-                conversation.epoch, 0, state, remaining, trace, message_id, None, body,
+                _DELIVER, conversation_id, number, role, receiver.fence, 0, 1, 0, type, voice, conversation.epoch,
+                -is_aside, conversation.cast.show_state(role, receiver.at), remaining, trace, message_id, None, body,
             ]  # fmt: skip
             self.deliver_lossy(receiver.session, delivery)
 
@@ -192,7 +203,7 @@ class Dispatch:
             if conversation is None or conversation.outcome is not None:
                 continue
             mailbox = conversation.mailboxes[role]
-            is_aside = record[12] < 0
+            is_aside = record[11] < 0
             if mailbox.session is session and (is_aside or (record[9], type) in mailbox.machine.receive[mailbox.at]):
                 session.lossy_credit -= 1
                 self._state.send(session, record)
@@ -206,10 +217,14 @@ class Dispatch:
             if mailbox.told_fence != fence and position > mailbox.settled:
                 saved = mailbox.saved
         mailbox.told_fence = fence
+        at: object = delivery.state_after
+        if conversation.cast.gathering is not None:
+            at = conversation.cast.show_state(mailbox.role, delivery.state_after)
         record: Record = [
             _DELIVER, conversation.conversation_id, session.protocols[conversation.digest], mailbox.role, fence,
-            position, delivery.attempt, commits, delivery.type, delivery.sender, delivery.epoch, delivery.sequence,
-            delivery.state_after, self.remaining(mailbox), delivery.trace, delivery.message_id, saved, delivery.body,
+            position, delivery.attempt, commits, delivery.type, delivery.sender, delivery.epoch,
+            -delivery.sequence if delivery.is_aside else delivery.sequence, at,
+            self.remaining(conversation, mailbox), delivery.trace, delivery.message_id, saved, delivery.body,
         ]  # fmt: skip
         # Who plays nothing is a script: what it reads it may print, so it reads only what is on disk.
         waits = session.n_waiting > 0 or (
@@ -222,17 +237,40 @@ class Dispatch:
         else:
             self._state.ledger.send(session, record)
 
-    def remaining(self, mailbox: Mailbox) -> float | None:
-        """Return the seconds until the role is late, or None where it need not act."""
-        return None if mailbox.deadline == inf else max(0.0, mailbox.deadline - self._state.now)
+    def remaining(self, conversation: Conversation, mailbox: Mailbox) -> float | None:
+        """Return the seconds until the role is late, or the conversation over; None where it need not act."""
+        deadline = min(mailbox.deadline, conversation.ends_by)
+        return None if mailbox.deadline == inf else max(0.0, deadline - self._state.now)
 
     def _find_session(self, conversation: Conversation, mailbox: Mailbox) -> Session | None:
-        registry = self._state.registry
+        registry, role = self._state.registry, conversation.players[mailbox.role].role
         if mailbox.keeper is not None and self._state.now < self._state.grace_until:
             session = registry.find(*mailbox.keeper)
-            return session if session and (conversation.digest, mailbox.role) in session.plays else None
+            fits = session is not None and self._state.versions.may_play(session, conversation.digest, role)
+            return session if fits else None
         names = (mailbox.player,) if mailbox.player is not None else mailbox.offered
-        return registry.player(conversation.digest, mailbox.role, names=names)
+        if conversation.opener == BUS and mailbox.player is None and not mailbox.human:
+            names = self._callers(conversation, mailbox) or names
+        return registry.player(self._state.versions.suitable(conversation.digest, role), names=names)
+
+    def _callers(self, conversation: Conversation, mailbox: Mailbox) -> tuple[str, ...]:
+        """Return who plays the calling conversation's role that this one was mapped to, or may yet; () for anybody."""
+        assert conversation.parent is not None
+        state = self._state
+        caller = state.conversations.get(conversation.parent.conversation)
+        if caller is None:
+            return ()
+        role = conversation.players[mailbox.role].role
+        name = conversation.protocol.roles[role].name
+        ours = dict(caller.tables.calls[conversation.parent.position].roles).get(name)
+        if ours is None:
+            return ()
+        other = caller.mailboxes[caller.cast.player(ours)]
+        if other.player is not None:
+            return (other.player,)
+        if other.session is not None:
+            return (other.session.name,)
+        return other.offered or state.registry.players((caller.digest, ours), (conversation.digest, role))
 
     def _is_held_back(self, name: str, mailbox: Mailbox) -> bool:
         suspects = self._state.suspects.get(name)
@@ -277,7 +315,7 @@ class Dispatch:
         if mailbox.told_nobody or mailbox.human or conversation.outcome is not None:
             return
         mailbox.told_nobody = True
-        role = conversation.protocol.roles[mailbox.role].name
+        role = conversation.players[mailbox.role].name
         facts = {"conversation": conversation.conversation_id, "role": role}
         for other in conversation.mailboxes:
             if other.session is not None:

@@ -7,10 +7,14 @@ from typing import NamedTuple
 FAILED = "failed"
 CANCELED = "canceled"
 ASIDE = "aside"  # the event of a message that the order forbids and its protocol's mode lets pass
+BUS = -1  # in the place of a role: the bus itself
 
 
 class Parent(NamedTuple):
-    """The turn that opened a conversation by ``call`` (RULES.md 17)."""
+    """The turn that opened a conversation by ``call`` (RULES.md 17), or a step ``call``.
+
+    Of a step *role* is ``BUS`` and *position* the step's number among the protocol's calls.
+    """
 
     conversation: bytes
     role: int

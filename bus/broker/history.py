@@ -2,7 +2,7 @@
 
 A row is what was decided, not what was asked: replaying all rows in order, each at the bus time at
 which it was journaled, rebuilds every conversation. Bus events that follow from a message by the
-protocol's tables (`end`, `max`, interrupts) follow again and are not journaled on their own.
+protocol's tables (`end`, `max`, interrupts, calls and their outcomes) follow again and are not journaled on their own.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bus.broker.aside import pass_aside
+from bus.broker.calling import Calling
 from bus.broker.conversation import Conversation
-from bus.broker.entry import CANCELED, FAILED, Parent
+from bus.broker.entry import BUS, CANCELED, FAILED, Parent
 from bus.broker.mailbox import Mailbox
 from bus.broker.state import Alarm, BrokerState
 from bus.ids import show_id
@@ -21,12 +22,15 @@ from bus.spec.protocol import Protocol
 from bus.spec.tables import Move
 from bus.wire.record import Record
 
+_TURN_OVER = "the turn that called it is over"
+
 
 class History:
     """Applies rows. Every method below takes the row's fields after its name, and returns what it changed."""
 
     def __init__(self, state: BrokerState) -> None:
         self._state = state
+        self._calling = Calling(state, self._with_children)
         self._apply: dict[str, Callable[..., list[Conversation]]] = {
             "protocol": self._protocol,
             "open": self._open,
@@ -49,6 +53,7 @@ class History:
     def apply(self, row: Record) -> list[Conversation]:
         """Carry out *row* at the state's present instant; return the conversations to serve."""
         changed = self._apply[row[0]](*row[1:])
+        self._calling.follow(changed)
         for conversation in changed:
             if conversation.outcome is not None:
                 self._note_end(conversation)
@@ -61,10 +66,14 @@ class History:
         """Carry out a "message" row whose names were looked up already; return the conversations to serve."""
         mailbox.agent = agent
         conversation.admit(mailbox, move, type, address, message_id, body, trace, self._state.now)
-        if conversation.outcome is None:
+        if conversation.outcome is None and not conversation.calls.news:
             return [conversation]
-        self._note_end(conversation)
-        return self._with_children(conversation)
+        changed = self._with_children(conversation)
+        self._calling.follow(changed)
+        for one in changed:
+            if one.outcome is not None:
+                self._note_end(one)
+        return changed
 
     def add_protocol(self, source: str) -> Protocol:
         """Compile *source* and keep it for conversations to come.
@@ -73,7 +82,7 @@ class History:
             SpecError: *source* is no protocol.
         """
         protocol = compile_protocol(source)
-        self._state.protocols[protocol.digest] = protocol
+        self._calling.learn(protocol)
         return protocol
 
     # -- rows -----------------------------------------------------------------------------------------
@@ -92,11 +101,13 @@ class History:
         conversation = Conversation(
             conversation_id=conversation_id, protocol=protocol, opener=role, request_id=request_id, now=state.now,
             default_within=state.settings.within, parent=Parent(*parent) if parent else None,  # type: ignore[arg-type]  # checked at OPEN
-            mode=state.modes.get(protocol.name, Mode.ENFORCE),
+            members=bindings, mode=state.modes.get(protocol.name, Mode.ENFORCE),
         )  # fmt: skip
-        conversation.mailboxes[role].agent = agent
+        conversation.mailboxes[conversation.opener].agent = agent
         for name, agents in bindings.items():
-            conversation.mailboxes[protocol.role_index(name)].offered = tuple(agents)
+            if protocol.roles[protocol.role_index(name)].many is None:
+                player = conversation.cast.player(protocol.role_index(name))
+                conversation.mailboxes[player].offered = tuple(agents)
         state.conversations[conversation_id] = conversation
         if conversation.parent is not None:
             state.conversations[conversation.parent.conversation].children.add(conversation_id)
@@ -143,7 +154,7 @@ class History:
             if mailbox.human:
                 mailbox.answered = (position, agent)
             return changed + self._settle(conversation, mailbox, position)[1:]
-        if turn is not None:
+        if turn is not None and turn is mailbox.newest():
             turn.state_after = mailbox.at  # begun again, the turn goes on from here
         return changed + self._with_children(conversation)[1:]
 
@@ -187,7 +198,7 @@ class History:
         state = self._state
         state.note(
             "error", "delivery.dead", conversation_id=show_id(conversation_id), code=code, detail=detail,
-            role=conversation.protocol.roles[role].name, position=delivery.position,
+            role=conversation.players[role].name, position=delivery.position,
         )  # fmt: skip
         if conversation.outcome is not None:
             return self._settle(conversation, mailbox, delivery.position)
@@ -197,7 +208,7 @@ class History:
                     conversation.fire(event, state.now)
                     return self._with_children(conversation)
         if mailbox.timer < 0:
-            who = conversation.protocol.roles[role].name
+            who = conversation.players[role].name
             conversation.close(FAILED, f"{who} could not handle its message: {code}: {detail}", state.now)
         return self._with_children(conversation)
 
@@ -232,7 +243,7 @@ class History:
 
     def _violated(self, conversation_id: bytes) -> list[Conversation]:
         conversation = self._state.conversations[conversation_id]
-        conversation.n_violations += 1
+        conversation.watch.n_violations += 1
         return [conversation]
 
     # -- parts ----------------------------------------------------------------------------------------
@@ -274,13 +285,15 @@ class History:
     def _let_go(self, parent: Conversation, child: Conversation) -> list[Conversation]:
         """The calling turn is over: a child still running is canceled, its messages need not be read again (17)."""
         parent.children.discard(child.conversation_id)
-        child.mailboxes[child.opener].history = None
-        child.is_retained = False
         changed = [child]
         if child.outcome is None:
-            child.close(CANCELED, "the turn that called it is over", self._state.now)
+            reason = "the conversation that called it is over" if child.opener == BUS else _TURN_OVER
+            child.close(CANCELED, reason, self._state.now)
             changed += self._with_children(child)[1:]
-        child.touched[child.mailboxes[child.opener]] = None
+        if child.opener != BUS:
+            child.is_retained = False
+            child.mailboxes[child.opener].history = None
+            child.touched[child.mailboxes[child.opener]] = None
         return changed
 
     def _note_end(self, conversation: Conversation) -> None:

@@ -14,9 +14,10 @@ from collections.abc import Iterable
 from enum import StrEnum
 from math import inf
 
-from bus.broker.past import Past
 from bus.broker.registry import Session
-from bus.spec.tables import Machine
+from bus.spec.tables import Machine, Timer
+
+_REMEMBERED_STATES = 16  # a sender that has missed more bus events is judged by the oldest of these
 
 
 class DeliveryState(StrEnum):
@@ -53,14 +54,16 @@ class Delivery:
     Attributes:
         type: Message type, or -1 for a notice.
         state_after: The role's machine state once it has taken this in; what a handler may send follows from it.
+        state_before: The state in which it came, which is the role's until it has read this; -1 for a notice.
         epoch: The conversation's epoch at its place in the mailbox.
         scopes: Scopes whose closing discards it.
+        is_aside: The order forbids it, and its protocol's mode let it pass: it steps nothing.
         reason: Why it is dead, as (code, detail), else None.
     """
 
     __slots__ = (
-        "attempt", "body", "epoch", "message_id", "position", "reason", "scopes", "sender",
-        "sequence", "state", "state_after", "trace", "type",
+        "attempt", "body", "epoch", "is_aside", "message_id", "position", "reason", "scopes", "sender",
+        "sequence", "state", "state_after", "state_before", "trace", "type",
     )  # fmt: skip
 
     def __init__(
@@ -76,10 +79,16 @@ class Delivery:
         self.scopes = scopes
         self.state = DeliveryState.EARLY
         self.state_after = 0
+        self.state_before = -1
         self.epoch = 0
         self.position = 0
         self.attempt = 1
+        self.is_aside = False
         self.reason: tuple[str, str] | None = None
+
+    def copy(self) -> Delivery:
+        """Return the same message for one receiver more."""
+        return Delivery(self.type, self.sender, self.sequence, self.message_id, self.body, self.trace, self.scopes)
 
     def move(self, action: str) -> None:
         """Take the step *action* of ``DELIVERY_TRANSITIONS``; a missing entry is a bug of ours."""
@@ -91,7 +100,9 @@ class Mailbox:
 
     Attributes:
         at: The role's machine state after everything taken in and sent: what it may do *now*.
-        past: Where the role stood before bus events moved it, to tell superseded from forbidden; None before any.
+        overtaken_at: Epoch of the last bus event behind which nothing that was said before counts any more.
+        before: (epoch, states) for each of the last bus events that moved the role, oldest first, to tell superseded
+            from forbidden: where it stood just before, and where messages that came too late would have led it.
         leased: Deliveries that the session has, oldest first.
         queued: Deliveries that the machine has taken in and no session has.
         early: Accepted messages that the state does not expect yet, in order of arrival.
@@ -114,10 +125,10 @@ class Mailbox:
     """
 
     __slots__ = (
-        "agent", "answered", "at", "commit_fence", "commits", "deadline", "early", "epoch", "fence",
-        "history", "human", "involved", "keeper", "last_position", "leased", "machine", "not_before", "offered", "past",
-        "queued", "remind_at", "reminders", "retries", "revoked_fence", "role", "saved", "scheduled_at", "session",
-        "settled", "timer", "told_fence", "told_nobody", "unsettled",
+        "agent", "answered", "at", "before", "commit_fence", "commits", "deadline", "early", "epoch", "fence",
+        "history", "human", "involved", "keeper", "last_position", "leased", "machine", "not_before", "offered",
+        "overtaken_at", "queued", "remind_at", "reminders", "retries", "revoked_fence", "role", "saved",
+        "scheduled_at", "session", "settled", "timer", "told_fence", "told_nobody", "unsettled",
     )  # fmt: skip
 
     def __init__(self, machine: Machine, *, human: bool = False, windows: Iterable[int] = ()) -> None:
@@ -126,7 +137,8 @@ class Mailbox:
         self.human = human
         self.at = machine.start
         self.epoch = 0
-        self.past: Past | None = None
+        self.overtaken_at = 0
+        self.before: deque[tuple[int, list[int]]] = deque(maxlen=_REMEMBERED_STATES)
         self.leased: deque[Delivery] = deque()
         self.queued: deque[Delivery] = deque()
         self.early: list[Delivery] = []
@@ -164,6 +176,59 @@ class Mailbox:
         """Return how many deliveries are not settled, early ones included."""
         return len(self.leased) + len(self.queued) + len(self.early)
 
+    def may_speak(self) -> bool:
+        """Return whether the role may send something now, interrupts left out."""
+        return any(move.interrupt < 0 for move in self.machine.send[self.at].values())
+
+    def allowed_before(self, type: int, address: int, epoch: int) -> bool:
+        """Return whether the role might send this when the bus event came that ended *epoch* for it.
+
+        What is superseded is said again after a reconnect, and what follows it is superseded too.
+        """
+        for epoch_before, states in self.before:
+            if epoch > epoch_before:
+                continue
+            for state in states:
+                move = self.machine.send[state].get((type, address))
+                if move is not None:
+                    if 0 <= move.next not in states and len(states) < _REMEMBERED_STATES:
+                        states.append(move.next)
+                    return True
+            return False
+        return False
+
+    def was_allowed(self, type: int, address: int, epoch: int) -> bool:
+        """Return whether a sender that had seen *epoch* was right to send this: superseded, no blame."""
+        if self.allowed_before(type, address, epoch):
+            return True
+        # An interrupt may also cross with a message by which its scope was left: the role has not read that yet,
+        # or does not see it at all.
+        states = [self.at, *(one.state_before for one in (*self.leased, *self.queued))]
+        moves = [self.machine.send[state].get((type, address)) for state in states if state >= 0]
+        return any(move is not None and move.interrupt >= 0 for move in moves)
+
+    def can_go_on(self, turn: int, *, is_opener: bool) -> bool:
+        """Return whether the role that interrupts needs no notice: it knows where it stands, and has a turn to go on.
+
+        What it has not read yet would lead it back to before its own interrupt.
+        """
+        if turn:
+            return True
+        return not self.leased and not self.queued and (is_opener or not self.may_speak())
+
+    def start_timer(self, timer: int, timers: tuple[Timer, ...], now: float, default_within: float) -> None:
+        """Begin the deadline *timer*, -1 for none; the one that ran is over."""
+        self.timer = timer
+        self.retries = 0
+        self.remind_at = inf
+        if timer < 0:
+            self.deadline = inf
+            return
+        entry = timers[timer]
+        self.deadline = now + (default_within if entry.within is None else entry.within)
+        if entry.remind is not None:
+            self.remind_at = now + entry.remind
+
     def oldest(self) -> Delivery | None:
         """Return the oldest delivery that is not settled, or None."""
         if self.leased:
@@ -194,13 +259,6 @@ class Mailbox:
         delivery.epoch = self.epoch
         self.involved = True
         self.queued.append(delivery)
-
-    def leave(self, epoch: int, *, is_told: bool) -> None:
-        """Note that the bus event that begins *epoch* moves the role."""
-        if self.past is None:
-            self.past = Past()
-        self.past.leave(epoch - 1, self.at, is_told=is_told)
-        self.epoch = epoch
 
     def release(self, *, crashed: bool = False) -> None:
         """Put everything leased back in front, the lease ended; a crash counts as an attempt of the oldest (10)."""

@@ -14,8 +14,10 @@ from bus.broker.admission import Admission
 from bus.broker.attendance import Attendance, HelloRefused
 from bus.broker.conversation import Conversation
 from bus.broker.dead_letter import DeadLetters
-from bus.broker.entry import CANCELED
+from bus.broker.dispatch import Dispatch
+from bus.broker.entry import BUS, CANCELED
 from bus.broker.mailbox import Mailbox
+from bus.broker.opening import find_pin
 from bus.broker.question import (
     Answer,
     Arguments,
@@ -25,13 +27,14 @@ from bus.broker.question import (
     Name,
     Nothing,
     One,
+    Pin,
     QueryRefused,
     Requeue,
     Source,
     Transcript,
     find_conversation,
 )
-from bus.broker.refusal import allowed_moves, out_of_turn
+from bus.broker.refusal import Refusal, allowed_moves, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import BrokerState
 from bus.broker.turn import check_keys, owes_after
@@ -46,8 +49,9 @@ _REPLY_BYTES = 1 << 19  # of bodies in one answer; a frame holds twice as much
 class Queries:
     """Answers QUERY records."""
 
-    def __init__(self, state: BrokerState, admission: Admission, attendance: Attendance) -> None:
+    def __init__(self, state: BrokerState, dispatch: Dispatch, admission: Admission, attendance: Attendance) -> None:
         self._state = state
+        self._dispatch = dispatch
         self._admission = admission
         self._attendance = attendance
         self._letters = DeadLetters(state, admission)
@@ -93,8 +97,10 @@ class Queries:
                 return {"number": self._attendance.learn(session, Source.model_validate(arguments).source)}
             except HelloRefused as error:
                 raise QueryRefused(error.code, error.message) from error
+        if name == "pin":
+            return {"digest": self._pin(session, Pin.model_validate(arguments))}
         if name not in self._answers:
-            known = ", ".join(sorted([*self._answers, "learn"]))
+            known = ", ".join(sorted([*self._answers, "learn", "pin"]))
             raise QueryRefused("unknown-query", f"expected one of {known}; got {name!r}")
         model, function = self._answers[name]
         return function(model.model_validate(arguments))
@@ -121,7 +127,9 @@ class Queries:
             "agents": agents,
             "n_conversations": n_all,
             "n_live": n_live,
-            "n_violations": sum(one.n_violations for one in [*state.conversations.values(), *state.finished.values()]),
+            "n_violations": sum(
+                one.watch.n_violations for one in [*state.conversations.values(), *state.finished.values()]
+            ),
             "modes": not_enforced(state.modes),
         }
 
@@ -141,19 +149,21 @@ class Queries:
         return [self._summary(conversation) for conversation in wanted[-query.limit :]]
 
     def _summary(self, conversation: Conversation) -> dict[str, object]:
-        roles = conversation.protocol.roles
+        players = conversation.players
+        by_bus = conversation.opener == BUS
         return {
             "conversation": conversation.conversation_id,
+            "parent": None if conversation.parent is None else conversation.parent.conversation,
             "protocol": f"{conversation.protocol.name}@{conversation.protocol.version}",
-            "opener": conversation.mailboxes[conversation.opener].agent,
+            "opener": None if by_bus else conversation.mailboxes[conversation.opener].agent,
             "outcome": conversation.outcome,
             "reason": conversation.reason,
-            "states": {roles[mailbox.role].name: mailbox.at for mailbox in conversation.mailboxes},
-            "players": {roles[mailbox.role].name: mailbox.agent for mailbox in conversation.mailboxes},
+            "states": {players[mailbox.role].name: mailbox.at for mailbox in conversation.mailboxes},
+            "players": {players[mailbox.role].name: mailbox.agent for mailbox in conversation.mailboxes},
             "sequence": conversation.sequence,
             "epoch": conversation.epoch,
-            "mode": conversation.mode.value,
-            "n_violations": conversation.n_violations,
+            "mode": conversation.watch.mode.value,
+            "n_violations": conversation.watch.n_violations,
             "since": conversation.opened_at,
         }
 
@@ -175,8 +185,8 @@ class Queries:
                     "sequence": entry.sequence,
                     "epoch": entry.epoch,
                     "kind": "message" if is_message else "event",
-                    "sender": protocol.roles[entry.sender].name if is_message else None,
-                    "receivers": [protocol.roles[role].name for role in receivers],
+                    "sender": conversation.players[entry.sender].name if is_message else None,
+                    "receivers": [conversation.players[player].name for player in receivers],
                     "type": protocol.messages[entry.type].name if is_message else None,
                     "body": entry.body,
                     "event": entry.event or None,
@@ -190,7 +200,7 @@ class Queries:
         items = []
         for conversation in self._state.conversations.values():
             for mailbox in conversation.mailboxes:
-                role = conversation.protocol.roles[mailbox.role].name
+                role = conversation.players[mailbox.role].name
                 if mailbox.human and conversation.outcome is None and query.role in (None, role):
                     items += self._items(conversation, mailbox, role)
         return items
@@ -203,7 +213,7 @@ class Queries:
         messages = [
             {
                 "type": protocol.messages[delivery.type].name if delivery.type >= 0 else "notice",
-                "sender": protocol.roles[delivery.sender].name if delivery.sender >= 0 else "bus",
+                "sender": conversation.cast.speaker(delivery.sender) if delivery.sender >= 0 else "bus",
                 "body": delivery.body,
                 "sequence": delivery.sequence,
             }
@@ -261,7 +271,7 @@ class Queries:
 
     def _human_mailbox(self, conversation: Conversation, role: str) -> Mailbox:
         for mailbox in conversation.mailboxes:
-            if conversation.protocol.roles[mailbox.role].name == role:
+            if conversation.players[mailbox.role].name == role:
                 if not mailbox.human:
                     raise QueryRefused("not-a-person", f"{role!r} is played by an agent, not by a person")
                 return mailbox
@@ -274,6 +284,16 @@ class Queries:
         if conversation.outcome is None:
             self._admission.decide(["close", query.conversation, CANCELED, query.reason], urgent=True)
         return {"outcome": conversation.outcome}
+
+    def _pin(self, session: Session, query: Pin) -> str:
+        """Say which version a conversation that is to be opened would follow, or one that is open follows (15)."""
+        pinned = find_pin(
+            self._state, session, query.digest, query.role, conversation_id=query.conversation, names=query.bindings
+        )
+        if isinstance(pinned, Refusal):
+            raise QueryRefused(pinned.code, pinned.message)
+        self._dispatch.teach(session, pinned)
+        return pinned
 
     def _gave_up(self, query: Name) -> object:
         """A supervisor will not start this agent again: its roles are lost now (12)."""

@@ -111,3 +111,12 @@ class Requeue(DeadLetter):
     """
 
     body: bytes | None = None
+
+
+class Pin(Arguments):
+    """A conversation that is to be opened, or is open: which version does it follow?"""
+
+    digest: str
+    role: str
+    conversation: Id
+    bindings: dict[str, list[str]] = Field(default_factory=dict)

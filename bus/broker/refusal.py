@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bus.broker.conversation import Conversation
+from bus.broker.entry import BUS
 from bus.broker.keys import KeyFault
 from bus.broker.mailbox import Mailbox
 from bus.broker.registry import Session
@@ -37,7 +38,7 @@ def allowed_moves(conversation: Conversation, mailbox: Mailbox, state: int = -1)
             type=type,
             address=address,
             name=protocol.messages[type].name,
-            to=tuple(protocol.roles[role].name for role in protocol.tables.addresses[address]),
+            to=tuple(conversation.players[player].name for player in conversation.tables.addresses[address]),
         )
         for type, address in mailbox.machine.send[mailbox.at if state < 0 else state]
         if state not in (-1, mailbox.at) or conversation.find_move(mailbox, type, address) is not None
@@ -60,10 +61,10 @@ def out_of_turn(conversation: Conversation, mailbox: Mailbox, type: int, state: 
     else:
         hint = "allowed here: nothing; wait for the next message"
     text = (
-        f"{protocol.roles[mailbox.role].name} may not send {protocol.messages[type].name!r} now in "
+        f"{conversation.players[mailbox.role].name} may not send {protocol.messages[type].name!r} now in "
         f"{protocol.name}@{protocol.version} (conversation {show_id(conversation.conversation_id)}): {hint}"
     )
-    return Refusal("not-allowed", text, describe_allowed(protocol, [(one.type, one.address) for one in allowed]))
+    return Refusal("not-allowed", text, describe_allowed(protocol, [(one.type, one.to) for one in allowed]))
 
 
 def wrong_key(conversation: Conversation, fault: KeyFault) -> Refusal:
@@ -73,13 +74,19 @@ def wrong_key(conversation: Conversation, fault: KeyFault) -> Refusal:
 
 def not_a_player(session: Session, conversation: Conversation, role: int) -> Refusal:
     """Return the refusal of a session that speaks for a role of somebody else (14)."""
-    roles = conversation.protocol.roles
-    is_role = 0 <= role < len(roles)
-    name = roles[role].name if is_role else str(role)
+    players = conversation.players
+    is_role = 0 <= role < len(players)
+    name = players[role].name if is_role else str(role)
     bound = conversation.mailboxes[role].agent if is_role else None
     who = f"it is played by {bound!r}" if bound else "register with that role first"
     where = f"conversation {show_id(conversation.conversation_id)}"
     return Refusal("not-a-player", f"{session.name!r} may not speak as {name!r} in {where}: {who}")
+
+
+def not_yours(conversation: Conversation) -> Refusal:
+    """Return the refusal of a session that opens what another has opened (16)."""
+    opener = "the bus" if conversation.opener == BUS else repr(conversation.mailboxes[conversation.opener].agent)
+    return Refusal("not-yours", f"conversation {show_id(conversation.conversation_id)} was opened by {opener}")
 
 
 def lease_lost(mailbox: Mailbox, fence: int) -> Refusal:

@@ -7,6 +7,7 @@ from collections import deque
 from bus.wire.record import Record
 
 LeaseKey = tuple[bytes, int]  # (conversation id, role)
+Play = tuple[str, int]  # (protocol digest, role)
 
 
 class Session:
@@ -93,16 +94,22 @@ class Session:
 
 
 class Registry:
-    """The sessions by routing id, by token and by name."""
+    """The sessions by routing id, by token and by name.
+
+    Attributes:
+        n_changes: How often a session came or went.
+    """
 
     def __init__(self) -> None:
         self.by_peer: dict[bytes, Session] = {}
         self.by_token: dict[bytes, Session] = {}
         self._by_name: dict[str, dict[int, Session]] = {}
         self.last_seen: dict[str, float] = {}
+        self.n_changes = 0
 
     def add(self, session: Session) -> None:
         """Register *session*; the caller has ended an older one of the same name and instance."""
+        self.n_changes += 1
         self.by_peer[session.peer] = session
         self.by_token[session.token] = session
         self._by_name.setdefault(session.name, {})[session.instance] = session
@@ -110,6 +117,7 @@ class Registry:
 
     def remove(self, session: Session, *, now: float) -> None:
         """Take *session* out; the name is missing from *now* where it was the last instance."""
+        self.n_changes += 1
         self.by_peer.pop(session.peer, None)
         self.by_token.pop(session.token, None)
         instances = self._by_name[session.name]
@@ -126,15 +134,18 @@ class Registry:
         """Return whether any instance of *name* is registered."""
         return name in self._by_name
 
-    def player(self, digest: str, role: int, *, names: tuple[str, ...]) -> Session | None:
-        """Return the least loaded session that plays the role, among *names* where any are given."""
-        wanted = (digest, role)
+    def player(self, wanted: frozenset[Play], *, names: tuple[str, ...]) -> Session | None:
+        """Return the least loaded session that plays one of *wanted*, among *names* where any are given."""
         best: Session | None = None
         for name in names or tuple(self._by_name):
             for session in self._by_name.get(name, {}).values():
-                if wanted in session.plays and (best is None or len(session.leases) < len(best.leases)):
+                if not wanted.isdisjoint(session.plays) and (best is None or len(session.leases) < len(best.leases)):
                     best = session
         return best
+
+    def players(self, *roles: tuple[str, int]) -> tuple[str, ...]:
+        """Return the names of the sessions that play all of these (digest, role) pairs."""
+        return tuple(dict.fromkeys(one.name for one in self.by_peer.values() if one.plays.issuperset(roles)))
 
     def sessions(self) -> list[Session]:
         """Return all sessions, in order of registration."""

@@ -13,6 +13,7 @@ from bus.broker.conversation import Conversation
 from bus.broker.ledger import Ledger
 from bus.broker.mailbox import Mailbox
 from bus.broker.registry import Registry, Session
+from bus.broker.versions import Versions
 from bus.settings import Settings
 from bus.spec.mode import Mode
 from bus.spec.protocol import Protocol
@@ -28,6 +29,7 @@ class Alarm(StrEnum):
 
     DEADLINE = "deadline"  # (conversation, mailbox): the role may be late, or a person reminded
     SCOPE = "scope"  # conversation: a scope's time may be up
+    CALL = "call"  # conversation: the time of the step that called it may be up
     RETRY = "retry"  # (conversation, mailbox): back-off is over, or a suspect outlived its lease
     LEASES = "leases"  # sessions that were silent for a lease
     LOST = "lost"  # name: no instance for lost_after
@@ -70,6 +72,7 @@ class BrokerState:
         waiting: Mailboxes with deliveries and nobody live to take them.
         suspects: name → mailboxes that an instance held when it died; served one at a time (RULES.md 10).
         grace_until: Before this instant, after a restart, a mailbox goes to nobody but its keeper (RULES.md 18).
+        known_before: Digests of the protocols that were in the journal when the broker started.
         log: (level, event, facts) for the shell to write.
     """
 
@@ -89,6 +92,11 @@ class BrokerState:
     log: list[LogLine] = field(default_factory=list)
     n_fences: int = 0
     grace_until: float = 0.0
+    known_before: frozenset[str] = frozenset()
+    versions: Versions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.versions = Versions(self.protocols, self.registry)
 
     def new_fence(self) -> int:
         """Return a number greater than that of any lease before."""

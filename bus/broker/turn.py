@@ -37,7 +37,7 @@ def wrong_id(message_id: bytes) -> Refusal:
 
 def check_turn(
     conversation: Conversation, mailbox: Mailbox, delivery: Delivery, *, settles: bool, sends: list[Any],
-    saved: bytes | None, state_bytes: int, faults: list[Fault],
+    saved: bytes | None, state_bytes: int, faults: list[Fault] | None = None,
 ) -> Refusal | None:  # fmt: skip
     """Return why the commit on *delivery* must be refused whole, or None.
 
@@ -46,9 +46,10 @@ def check_turn(
     """
     if saved is not None and len(saved) > state_bytes:
         return Refusal("too-large", f"expected a state of at most {state_bytes} bytes, got {len(saved)}; keep less")
+    faults = [] if faults is None else faults
     machine = mailbox.machine
     state = mailbox.at
-    is_strict = conversation.mode is Mode.ENFORCE or conversation.outcome is not None
+    is_strict = conversation.watch.mode is Mode.ENFORCE or conversation.outcome is not None
     counted: dict[int, int] = {}
     said: dict[bytes, bytes] = {}
     for index, send in enumerate(sends):
@@ -63,17 +64,17 @@ def check_turn(
                 return refusal
             faults.append(Fault(index, refusal))
             continue
-        if conversation.keys is not None:
+        if conversation.watch.keys is not None:
             refusal = check_keys(conversation, send[1], send[5], said)
             if refusal is not None:
                 refusal = _of_turn(index, refusal)
                 if is_strict or refusal.code == "malformed":
                     return refusal
                 faults.append(Fault(index, refusal))
-        state = move.next
+        state = conversation.cast.after(mailbox, state, move)
     is_last = delivery is mailbox.newest()
     if settles and is_last and conversation.outcome is None and _owes(conversation, mailbox, state, counted):
-        who = conversation.protocol.roles[mailbox.role].name
+        who = conversation.players[mailbox.role].name
         owed = sorted(conversation.protocol.messages[type].name for type, _ in machine.send[state])
         refusal = Refusal("turn-unfinished", f"{who} ends its turn but still owes one of: {', '.join(owed)}")
         if is_strict:
@@ -90,9 +91,10 @@ def check_keys(
     Args:
         said: The values that earlier sends of the same turn have set; takes those of this one.
     """
-    if conversation.keys is None or conversation.mode is Mode.OFF:
+    watch = conversation.watch
+    if watch.keys is None or watch.mode is Mode.OFF:
         return None
-    fault = conversation.keys.find_fault(conversation.protocol.messages[type], body, said)
+    fault = watch.keys.find_fault(conversation.protocol.messages[type], body, said)
     return None if fault is None else wrong_key(conversation, fault)
 
 
@@ -113,11 +115,56 @@ def _check_form(conversation: Conversation, index: int, send: Any) -> Refusal | 
     return refusal._replace(message=f"send {index}: {refusal.message}")
 
 
+def check_commit(
+    conversation: Conversation, mailbox: Mailbox, delivery: Delivery, *, settles: bool, sends: list[Any],
+    saved: bytes | None, state_bytes: int, faults: list[Fault] | None = None,
+) -> tuple[Refusal | None, bool]:  # fmt: skip
+    """Return why the commit must be refused whole, or None; and whether what it sends is superseded, no blame.
+
+    It is where the bus moved on behind the delivery (a loop's `max`), and where an interrupt that it raises has
+    crossed with a message by which the scope was left.
+    """
+    faults = [] if faults is None else faults
+
+    def check(sends: list[Any], saved: bytes | None) -> Refusal | None:
+        return check_turn(
+            conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved, state_bytes=state_bytes,
+            faults=faults,
+        )  # fmt: skip
+
+    if sends and delivery.epoch < mailbox.overtaken_at:
+        return check([], None), True
+    refusal = check(sends, saved)
+    waived = next((one.refusal for one in faults if one.refusal.code == "not-allowed"), None)
+    if (refusal or waived) is None or (refusal is not None and refusal.code != "not-allowed"):
+        return refusal, False
+    passed, faults[:] = faults[:], []
+    if delivery.epoch < mailbox.epoch:  # what befell one member leaves alone what is said to others, not to that one
+        return check([], None), True
+    _, type, address, *_ = sends[0]
+    move = conversation.find_move(mailbox, type, address)
+    if move is None and mailbox.was_allowed(type, address, mailbox.epoch):
+        return check([], None), True
+    faults[:] = passed
+    return refusal, False
+
+
+def find_late_move(conversation: Conversation, mailbox: Mailbox, type: int, address: int, epoch: int) -> Move | None:
+    """Return the move of a message outside a turn, whose sender has seen *epoch*, or None where it may not be sent.
+
+    What was meant for a step that a bus event has cut off is not taken for another that looks like it.
+    """
+    move = conversation.find_move(mailbox, type, address)
+    if move is None or epoch >= mailbox.overtaken_at or move.interrupt >= 0:
+        return move
+    return None if mailbox.allowed_before(type, address, epoch) else move
+
+
 def owes_after(conversation: Conversation, mailbox: Mailbox, move: Move) -> bool:
     """Return whether the role must send again once it has made *move*."""
     counted: dict[int, int] = {}
     _count(conversation, move, counted)
-    return _owes(conversation, mailbox, move.next, counted)
+    return _owes(conversation, mailbox, conversation.cast.after(mailbox, mailbox.at, move), counted)
 
 
 def _owes(conversation: Conversation, mailbox: Mailbox, state: int, counted: dict[int, int]) -> bool:

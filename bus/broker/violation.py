@@ -21,14 +21,14 @@ _WAIVED = frozenset({"not-allowed", "wrong-key", "turn-unfinished"})
 
 def is_waived(conversation: Conversation, refusal: Refusal) -> bool:
     """Return whether the conversation's mode lets pass what *refusal* is about; nothing does once it is over."""
-    return conversation.mode is not Mode.ENFORCE and conversation.outcome is None and refusal.code in _WAIVED
+    return conversation.watch.mode is not Mode.ENFORCE and conversation.outcome is None and refusal.code in _WAIVED
 
 
 def note_violation(
     state: BrokerState, history: History, conversation: Conversation, mailbox: Mailbox, refusal: Refusal
 ) -> None:
     """Log and count what was waived; where the protocol is off nothing is said."""
-    if conversation.mode is not Mode.OBSERVE:
+    if conversation.watch.mode is not Mode.OBSERVE:
         return
     row: Record = ["violated", conversation.conversation_id]
     state.ledger.journal(row, session=None, n=0, urgent=False, now=state.now)
@@ -36,5 +36,5 @@ def note_violation(
     protocol = conversation.protocol
     state.note(
         "warning", "message.violated", conversation_id=show_id(conversation.conversation_id), protocol=protocol.name,
-        role=protocol.roles[mailbox.role].name, code=refusal.code, reason=refusal.message,
+        role=conversation.players[mailbox.role].name, code=refusal.code, reason=refusal.message,
     )  # fmt: skip

@@ -24,7 +24,10 @@ from bus.spec.allowed import show_allowed
 # In the order of --help: module → (heading, its commands). The demo's module brings its own function.
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bus.cli.project": ("Projects", ("init", "doctor")),
-    "bus.cli.specs": ("Specs", ("check", "draw")),
+    "bus.cli.check": ("Specs", ("check",)),
+    "bus.cli.diff": ("Specs", ("diff",)),
+    "bus.cli.generated": ("Specs", ("draw", "doc", "schema", "asyncapi", "codegen", "tools")),
+    "bus.cli.fuzz": ("Specs", ("fuzz",)),
     "bus.cli.processes": ("Processes", ("up", "down", "status", "logs")),
     "bus.cli.launching": ("Processes", ("launch",)),
     "bus.cli.broker_process": ("Processes", ("broker",)),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bus.errors import BodyInvalid, NotAllowed
 from bus.spec.diagnostic import did_you_mean
+from bus.spec.json_schema import is_required
 from bus.spec.message_type import Message, MessageType
 from bus.spec.protocol import Protocol
 from bus.spec.syntax import Field
@@ -100,11 +101,6 @@ def describe_field(field: Field) -> str:
     if not is_required(field):
         kind += f" (default {json.dumps(field.default)})" if field.has_default else " (optional)"
     return f"{kind}: {field.doc.strip()}" if field.doc else kind
-
-
-def is_required(field: Field) -> bool:
-    """Return whether a message without the field is wrong."""
-    return not field.has_default and not (field.type is not None and field.type.optional)
 
 
 def _named(protocol: Protocol, value: Mapping[str, object]) -> tuple[MessageType, Mapping[str, object]] | None:

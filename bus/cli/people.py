@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from bus.cli.message_text import describe_field, fields_of, find_message_type, is_required, read_field
+from bus.cli.message_text import describe_field, fields_of, find_message_type, read_field
 from bus.cli.options import BusOption, JsonOption, connect, run
 from bus.cli.output import console, errors, print_json, print_table, show_fields, show_seconds
 from bus.errors import BodyInvalid, Refused
 from bus.ids import show_id
 from bus.spec.compile import compile_protocol
 from bus.spec.diagnostic import did_you_mean
+from bus.spec.json_schema import is_required, message_schema
 from bus.spec.message_type import Message, MessageType
 from bus.spec.protocol import Protocol
 from bus.wire.codec import decode_body
@@ -171,7 +172,8 @@ def _give(item: Item, message: Message, to: list[str] | None, bus: str | None) -
 def _as_json(item: Item) -> dict[str, object]:
     kept = ("conversation", "protocol", "role", "position", "epoch", "remaining", "reminders")
     messages = [{"type": type, "sender": sender, "fields": fields} for type, sender, fields in item.messages]
-    allowed = {one.name: one.json_schema() for one in item.types}
+    spec = item.protocol.spec
+    allowed = {one.name: message_schema(spec, spec.messages[one.index]) for one in item.types}
     return {**{key: item.facts.get(key) for key in kept}, "messages": messages, "allowed": allowed}
 
 

@@ -64,6 +64,10 @@ class Agent:
         self.roles = (plays,) if isinstance(plays, RoleOf) else tuple(plays)
         if not self.roles:
             raise LocalProtocolError("expected an agent to play at least one role, got none")
+        for role in self.roles:
+            if role.protocol.played_by[role.index] != role.index:
+                whole = role.protocol.roles[role.protocol.played_by[role.index]].name
+                raise LocalProtocolError(f"{role} is filled from {whole!r} as the conversation goes on: play {whole!r}")
         self.name = name or self.roles[0].name
         self.settings: dict[str, Any] = _settings_from(os.environ)
         self._credit = credit

@@ -154,7 +154,7 @@ class Client:
             Refused: ``answered`` by somebody else, ``superseded`` or ``not-allowed``.
         """
         part = part_of(protocol := compile_protocol(item["source"]), protocol.role_index(item["role"]))
-        offered = [(one["type"], one["address"]) for one in item["allowed"]]
+        offered = [(one["type"], one["address"], one["to"]) for one in item["allowed"]]
         index, address = part.pick(offered, message, to)
         body = encode_body(protocol.messages[index].to_plain(message))  # type: ignore[arg-type]  # pick has checked its class
         fence = {key: item[key] for key in ("conversation", "role", "position", "epoch")}

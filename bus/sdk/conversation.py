@@ -18,6 +18,7 @@ from bus.sdk.part import Receivers
 from bus.sdk.seat import ATTEMPT, TRACE
 from bus.sdk.turn import Turn
 from bus.spec.protocol import Protocol
+from bus.spec.tools import read_call, tools_of
 
 T = TypeVar("T")
 
@@ -87,17 +88,57 @@ class Conversation:
         """Whether the turn was taken back, so that nothing it does will count; for threads to look at."""
         return self._turn.lost is not None
 
+    @property
+    def sender(self) -> str | None:
+        """Who sent what is handled: a role, or of a role with many members the agent; None where it is the bus."""
+        return self._turn.seat.speaker(self._turn.record)
+
+    def members(self, role: str) -> tuple[str, ...]:
+        """Return the agents that are members of *role*; of a sub-role, those enrolled when the bus last told.
+
+        Raises:
+            LookupError: The protocol has no such role, or it has no members.
+        """
+        return self._turn.seat.members(role)
+
     def allowed(self) -> list[type[BaseModel]]:
         """Return the classes of the messages that may be sent now, sorted by name."""
         return self._turn.seat.allowed()
 
+    def tools(self) -> list[dict[str, Any]]:
+        """Return an LLM tool for each message that may be sent now, in the shape of OpenAI's function calling.
+
+        What the LLM calls goes out by ``send_tool_call``.
+        """
+        seat = self._turn.seat
+        part = seat.part
+        return tools_of(part.protocol.spec, part.tables, part.machine, seat.at, part.receivers())
+
+    async def send_tool_call(self, name: str, arguments: str | dict[str, Any]) -> None:
+        """Send the message that an LLM means which called the tool *name*; otherwise as ``send``.
+
+        Args:
+            name: One of ``tools``.
+            arguments: The message's fields, as JSON text or read already.
+
+        Raises:
+            NotAllowed: No such tool is offered now; the text lists those that are.
+            BodyInvalid: The arguments are no JSON object, or not what the message takes. The text is fit to be
+                handed back to the LLM.
+        """
+        seat = self._turn.seat
+        part = seat.part
+        message, address = read_call(part.protocol, part.machine, seat.at, name, arguments, part.receivers())
+        self._turn.add_to(message, address)
+
     async def send(self, message: BaseModel, to: Receivers = None) -> None:
         """Add *message* to the turn; it leaves with the next commit, an at-most-once one leaves at once.
 
-        After the turn only an interrupt may still be raised.
+        After the turn only an interrupt may still be raised. In an `each` the message goes to the member that the
+        turn is about; where it is about none, to every member that it may go to now.
 
         Args:
-            to: Name or names of the receivers; needed only where the protocol leaves a choice.
+            to: Name or names of the receivers, roles or members; needed only where the protocol leaves a choice.
 
         Raises:
             NotAllowed: The order forbids it; the text says what is allowed. Nothing was sent.
@@ -194,6 +235,15 @@ class SyncConversation:
         return self._conversation.role
 
     @property
+    def sender(self) -> str | None:
+        """See ``Conversation.sender``."""
+        return self._conversation.sender
+
+    def members(self, role: str) -> tuple[str, ...]:
+        """See ``Conversation.members``."""
+        return self._conversation.members(role)
+
+    @property
     def attempt(self) -> int:
         """See ``Conversation.attempt``."""
         return self._conversation.attempt
@@ -221,6 +271,14 @@ class SyncConversation:
     def allowed(self) -> list[type[BaseModel]]:
         """See ``Conversation.allowed``."""
         return self._conversation.allowed()
+
+    def tools(self) -> list[dict[str, Any]]:
+        """See ``Conversation.tools``."""
+        return self._conversation.tools()
+
+    def send_tool_call(self, name: str, arguments: str | dict[str, Any]) -> None:
+        """See ``Conversation.send_tool_call``."""
+        self._wait(self._conversation.send_tool_call(name, arguments))
 
     def send(self, message: BaseModel, to: Receivers = None) -> None:
         """See ``Conversation.send``."""

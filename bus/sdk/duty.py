@@ -45,8 +45,8 @@ def find_duties(part: Part) -> Iterator[Duty]:
                 continue
             event = part.protocol.tables.events[number]
             receivers = interrupts.get(number, {})
-            if event.kind is EventKind.INTERRUPT and part.role in receivers:
-                index = receivers[part.role]
+            if event.kind is EventKind.INTERRUPT and part.plays in receivers:
+                index = receivers[part.plays]
                 yield Duty(index, part.messages[index].name, _owed(part, after))
             elif not _raises(part, state, number):
                 notice = NOTICE_OF_EVENT[event.kind]

@@ -10,7 +10,8 @@ from typing import Any
 
 from bus.errors import LocalProtocolError
 from bus.sdk.notice import Notice
-from bus.sdk.part import Part
+from bus.sdk.part import Part, part_of
+from bus.spec.protocol import Protocol
 
 
 class HandlerKind(StrEnum):
@@ -71,6 +72,21 @@ class HandlerTable:
         self.part = part
         self.of_message: list[Handler | None] = [None] * len(part.messages)
         self.of_notice: dict[type[Notice], Handler] = {}
+
+    def for_version(self, protocol: Protocol) -> HandlerTable:
+        """Return the same handlers for another version of the protocol, found by the names of what they handle.
+
+        Raises:
+            LookupError: *protocol* lacks the role.
+        """
+        own = self.part.own
+        table = HandlerTable(part_of(protocol, protocol.role_index(self.part.name), own))
+        names = {one.name: one.index for one in own.messages}
+        for one in protocol.messages:
+            if one.name in names:
+                table.of_message[one.index] = self.of_message[names[one.name]]
+        table.of_notice = self.of_notice
+        return table
 
     def handled(self) -> set[int | type[Notice]]:
         """Return the message types and notice classes that have a handler."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
@@ -19,9 +19,13 @@ from bus.errors import ConversationEnded, NotAllowed, PalaverError
 from bus.ids import conversation_id, derive_id, show_id
 from bus.sdk.link import Link
 from bus.sdk.notice import Ended, NobodyPlays, Notice, parse_notice
-from bus.sdk.part import Part, Receivers
+from bus.sdk.part import Part, Receivers, part_of
 from bus.sdk.seat import BODY, FENCE, MESSAGE_ID, POSITION, TYPE, Seat
 from bus.sdk.session import Key
+from bus.spec.gathering import Gathering
+from bus.spec.members import Members
+from bus.spec.protocol import Protocol
+from bus.spec.tables import Move
 from bus.wire.codec import decode_body
 from bus.wire.record import NOTICE_TYPE, Kind, Record
 
@@ -38,7 +42,8 @@ class OpenConversation:
 
     Attributes:
         id: The conversation's id, 16 bytes.
-        protocol: The protocol that it follows.
+        protocol: The protocol that it follows: once the block is entered, the version that is pinned for it.
+        bindings: Role → names of the agents that may play it.
         role: The name of the role that this side plays.
         outcome: How it ended, or None while it goes on.
         reason: Why it ended so, where the bus knows.
@@ -51,6 +56,7 @@ class OpenConversation:
         *,
         opener: str,
         request_id: str,
+        pin: Callable[[OpenConversation], Awaitable[Protocol]],
         enter: Callable[[OpenConversation], None],
         leave: Callable[[OpenConversation], None],
         bind: Bindings | None = None,
@@ -60,6 +66,7 @@ class OpenConversation:
         trace: str | None = None,
     ) -> None:
         self._link = link
+        self._pin = pin
         self._enter = enter
         self._leave = leave
         self.id = conversation_id(opener, part.protocol.name, request_id)
@@ -68,7 +75,9 @@ class OpenConversation:
         self.outcome: str | None = None
         self.reason = ""
         self._request_id = request_id
-        self._bind = {role: [names] if isinstance(names, str) else list(names) for role, names in (bind or {}).items()}
+        self.bindings = {
+            role: [names] if isinstance(names, str) else list(names) for role, names in (bind or {}).items()
+        }
         self._parent = parent
         self._with_notices = notices
         self._remaining = remaining
@@ -82,11 +91,22 @@ class OpenConversation:
         self._unread: deque[Record | Notice] = deque()
         self._open: deque[tuple[int, bytes]] = deque()  # (position, message id) of what is not settled
         self._waiter: asyncio.Future[None] | None = None
+        self._gathered: asyncio.Future[None] | None = link.loop.create_future() if part.protocol.has_members else None
         self._failure: PalaverError | None = None
 
     async def __aenter__(self) -> OpenConversation:
+        protocol = await self._pin(self)
+        if protocol is not self.protocol:
+            self._follow(protocol)
         self._enter(self)
         return self
+
+    def _follow(self, protocol: Protocol) -> None:
+        """Speak another version on the wire from here on, and go on in the classes of the own one."""
+        part = part_of(protocol, protocol.role_index(self.role), self._seat.part.own)
+        self.protocol = protocol
+        self._seat = Seat(self.id, part)
+        self._prefix = derive_id("sent", self.id, part.role)[:8]
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -124,8 +144,15 @@ class OpenConversation:
                 f"{type(message).__name__!r} cannot be sent: the conversation ended as {self.outcome!r}; open another",
                 self.outcome,
             )
+        if self._gathered is not None:
+            await self._gathered  # until the bus has said who takes part
+            self._check()
+        found, body = self._seat.choose(message, to)
+        for index, address, move in found:
+            await self._send(index, address, move if len(found) == 1 else self._seat.move(index, address), body)
+
+    async def _send(self, index: int, address: int, move: Move, body: bytes) -> None:
         seat = self._seat
-        index, address, move, body = seat.choose(message, to)
         lossy = seat.part.lossy[index]
         session = self._link.session
         if not lossy and not session.has_room():
@@ -262,7 +289,7 @@ class OpenConversation:
     def open_record(self, number: int) -> Record:
         """Return the OPEN that opens this conversation, or attaches to it again."""
         parent = None if self._parent is None else list(self._parent)
-        return [int(Kind.OPEN), 0, self.id, number, self._seat.part.role, self._request_id, self._bind, parent]
+        return [int(Kind.OPEN), 0, self.id, number, self._seat.part.plays, self._request_id, self.bindings, parent]
 
     def follow_mode(self) -> None:
         """Check what is sent as the broker that was just met wants it."""
@@ -288,6 +315,21 @@ class OpenConversation:
         self._unread.append(record)
         self._wake()
 
+    def on_members(self, told: Mapping[str, Any]) -> None:
+        """Take the bus's word on who takes part: with the lease, so again after a change of connection."""
+        assert self._gathered is not None  # only of a protocol with members
+        old = self._seat
+        if not self._gathered.done():
+            gathering = Gathering(Members(self.protocol, told["members"]))
+            gathering.members.note_enrolled(told["enrolled"])
+            self._seat = Seat(self.id, Part(self.protocol, old.part.plays, old.part.own, gathering, old.part.role))
+            self._seat.fence, self._seat.position, self._seat.epoch = old.fence, old.position, old.epoch
+            self._gathered.set_result(None)
+
+    def members(self, role: str) -> tuple[str, ...]:
+        """Return the agents that are members of *role*; see ``Conversation.members``."""
+        return self._seat.members(role)
+
     def on_end(self, outcome: str, reason: str) -> None:
         """Note the end, told apart from any delivery."""
         if self.outcome is None and not self._unread:
@@ -300,8 +342,11 @@ class OpenConversation:
         self._wake()
 
     def fail(self, error: PalaverError) -> None:
-        """Make every further call raise *error*."""
-        self._failure = error
+        """Make every further call raise *error*, or what was wrong before: the rest follows from that."""
+        if self._failure is None:
+            self._failure = error
+        if self._gathered is not None and not self._gathered.done():
+            self._gathered.set_result(None)
         self._wake()
 
     def held(self) -> tuple[bytes, int, int, int, bytes] | None:

@@ -45,6 +45,7 @@ class Openings:
             find_opener(protocol, role),
             opener=self.name,
             request_id=request_id,
+            pin=self.pin,
             enter=self.add,
             leave=self.remove,
             bind=bind,
@@ -53,6 +54,29 @@ class Openings:
             remaining=remaining,
             trace=trace,
         )
+
+    async def pin(self, conversation: OpenConversation) -> Protocol:
+        """Return the version that *conversation* is to follow: asked where there may be more than one (RULES.md 15).
+
+        Raises:
+            Refused: There is none that the others can play, too; the text is the diff.
+        """
+        session, own = self.link.session, conversation.protocol
+        session.add_protocol(own)
+        if session.numbering.is_alone(own):
+            return own
+        asked: dict[str, object] = {
+            "digest": own.digest, "role": conversation.role, "conversation": conversation.id,
+            "bindings": conversation.bindings,
+        }  # fmt: skip
+        try:
+            answer: dict[str, str] = await self.link.query("pin", asked)
+        except Refused:
+            refusal = session.numbering.why_untaught(own)
+            if refusal is not None:
+                raise Refused(*refusal) from None
+            raise
+        return session.numbering.of_digest(answer["digest"])
 
     def add(self, conversation: OpenConversation) -> None:
         """Open *conversation* at the broker, or attach to it again."""
@@ -96,6 +120,8 @@ class Openings:
         for conversation in self._about(detail):
             if kind == "ended":
                 conversation.on_end(str(detail.get("outcome", "")), str(detail.get("reason", "")))
+            elif kind == "members":
+                conversation.on_members(detail)
             elif kind == "nobody-plays":
                 role = detail.get("role")
                 names = conversation.protocol.roles
@@ -133,11 +159,15 @@ def find_opener(protocol: Protocol, role: str | None) -> Part:
     if role is not None:
         if role not in names:
             raise LocalProtocolError(f"{protocol.name} has no role {role!r}: expected one of {', '.join(names)}")
+        if names.index(role) not in (player.role for player in protocol.players):
+            raise LocalProtocolError(
+                f"{role!r} of {protocol.name} has many members: open it as a role that is one agent"
+            )
         return part_of(protocol, names.index(role))
     speakers = [
-        machine.role
-        for machine in protocol.tables.machines
-        if any(move.interrupt < 0 for move in machine.send[machine.start].values())
+        player.role
+        for player in protocol.players
+        if any(move.interrupt < 0 for move in protocol.tables.machines[player.role].send[0].values())
     ]
     if len(speakers) != 1:
         raise LocalProtocolError(

@@ -26,10 +26,14 @@ from bus.sdk.handler import Handler, HandlerKind, HandlerTable
 from bus.sdk.link import Connector, Link
 from bus.sdk.notice import Ended, NobodyPlays, Notice, parse_notice
 from bus.sdk.openings import Openings
+from bus.sdk.part import Part
 from bus.sdk.pump import Place, Pumps
 from bus.sdk.seat import ATTEMPT, BODY, FENCE, MESSAGE_ID, POSITION, PROTOCOL, ROLE, SAVED, TYPE, Seat, SeatState
 from bus.sdk.session import Key, Session
 from bus.sdk.turn import Turn
+from bus.spec.gathering import Gathering
+from bus.spec.members import Members
+from bus.spec.protocol import Protocol
 from bus.wire.codec import decode_body
 from bus.wire.record import NOTICE_TYPE, Kind, Record
 
@@ -64,6 +68,7 @@ class Runtime:
         self._tables = tables
         self._state_bytes = state_bytes
         self._places: dict[Key, Place] = {}
+        self._members: dict[bytes, dict[str, Any]] = {}  # conversation → who takes part, as its lease told
         self._pumps = Pumps(self.link.loop, self._run_turn)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=session.name)
         self._draining = False
@@ -97,15 +102,35 @@ class Runtime:
             if record[FENCE] < old.seat.fence:
                 return None
             self._drop(old, LeaseLost("the delivery came again under another lease"))
-        protocol = self.link.session.protocol_of(record[PROTOCOL])
-        table = self._tables.get((protocol.digest, record[ROLE]))
+        protocol = self.link.session.numbering.of_broker(record[PROTOCOL])
+        gathering = self._gather(protocol, record[1]) if protocol.has_members else None
+        plays = record[ROLE] if gathering is None else gathering.members.players[record[ROLE]].role
+        table = self._tables.get((protocol.digest, plays)) or self._adapt(protocol, plays)
         if table is None:
             return None  # of a child that its caller has not opened again yet; it is delivered anew then
-        seat = Seat(record[1], table.part, is_enforced=protocol.name not in self.link.session.modes)
+        part = table.part if gathering is None else Part(protocol, plays, table.part.own, gathering, record[ROLE])
+        seat = Seat(record[1], part, is_enforced=protocol.name not in self.link.session.modes)
         seat.fence = record[FENCE]
         seat.epoch = -1  # so that the broker's word on the state counts for the first delivery
         place = self._places[key] = Place(seat, SeatState(record[SAVED], self._state_bytes), table)
         return place
+
+    def _gather(self, protocol: Protocol, conversation_id: bytes) -> Gathering:
+        """Return the tables of a conversation with members, as the bus told them with the lease."""
+        told = self._members[conversation_id]
+        gathering = Gathering(Members(protocol, told["members"]))
+        gathering.members.note_enrolled(told["enrolled"])
+        return gathering
+
+    def _adapt(self, protocol: Protocol, role: int) -> HandlerTable | None:
+        """Return the handlers of the same role of another version, for a conversation pinned at *protocol* (15)."""
+        name = protocol.roles[role].name
+        for table in self._tables.values():
+            part = table.part
+            if part.name == name and part.protocol is part.own and part.own.identity == protocol.identity:
+                adapted = self._tables[protocol.digest, role] = table.for_version(protocol)
+                return adapted
+        return None
 
     def on_refused(self, record: Record, error: Refused) -> None:
         """A record changed nothing: its turn, or its child conversation, is void."""
@@ -132,6 +157,8 @@ class Runtime:
             self._supersede(detail)
         elif kind == "nobody-plays":
             self._tell_nobody(detail)
+        elif kind == "members":
+            self._members[detail["conversation"]] = detail
         self.openings.on_notice(kind, detail)
 
     def _supersede(self, detail: dict[str, Any]) -> None:
@@ -230,6 +257,7 @@ class Runtime:
                     task.uncancel()
         if isinstance(message, Ended) and self._places.get(seat.key) is place:
             del self._places[seat.key]
+            self._members.pop(seat.conversation_id, None)
 
     def _find(self, place: Place, record: Record) -> tuple[BaseModel | Notice, Handler | None]:
         """Return what was delivered and its handler; without one it is settled, which ``check_duties`` allows."""

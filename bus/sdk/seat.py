@@ -55,18 +55,50 @@ class Seat:
     def take(self, record: Record) -> None:
         """Step the machine by the delivery *record*, which the reader now has in hand."""
         index: int = record[TYPE]
-        if record[STATE] < 0:  # an aside: it steps nothing, and only a new seat learns from it where it is
-            if self.epoch < 0:
-                self.at = -1 - record[STATE]
-                self.epoch = record[EPOCH]
-        elif record[EPOCH] == self.epoch and index >= 0:
-            if self.part.lossy[index]:
-                return  # never steps a state
+        if record[EPOCH] == self.epoch and index >= 0:
+            if self.part.lossy[index] or record[SEQUENCE] < 0:
+                return  # an at-most-once message or an aside: neither ever steps a state
             move = self.part.machine.receive[self.at].get((record[SENDER], index))
-            self.at = record[STATE] if move is None else move.next
+            self.at = self._told(record) if move is None else self.part.after(self.at, move)
         elif record[EPOCH] >= self.epoch:
-            self.at = record[STATE]
+            self.at = self._told(record)
             self.epoch = record[EPOCH]
+
+    def _told(self, record: Record) -> int:
+        """Return the broker's word on the state; a notice comes with its word on who was enrolled."""
+        gathering, at = self.part.gathering, record[STATE]
+        if gathering is None:
+            return int(at)
+        if record[TYPE] < 0:
+            gathering.members.note_enrolled(decode_body(record[BODY]).get("enrolled", {}))
+        return gathering.read_state(self.part.role, at)
+
+    def about(self, record: Record) -> int:
+        """Return the member that the delivery *record* is about, or -1."""
+        gathering = self.part.gathering
+        if gathering is None:
+            return -1
+        members = gathering.members
+        mine = members.players[self.part.role].member
+        if mine >= 0:
+            return mine
+        if record[SENDER] < 0:
+            name = decode_body(record[BODY]).get("member")
+            return next(
+                (number for names in members.names.values() for number, one in enumerate(names) if one == name), -1
+            )
+        player, member = members.voices[record[SENDER]]
+        return member if member >= 0 else members.players[player].member
+
+    def speaker(self, record: Record) -> str | None:
+        """Return who sent the delivery *record*: a role, or the agent that is one of its members; None: the bus."""
+        gathering, sender = self.part.gathering, record[SENDER]
+        if sender < 0:
+            return None
+        if gathering is None:
+            return self.part.protocol.roles[sender].name
+        player = gathering.members.voices[sender][0]
+        return gathering.members.agent(player) or gathering.members.players[player].name
 
     def read(self, record: Record) -> BaseModel:
         """Return the message that *record* delivers.
@@ -82,20 +114,22 @@ class Seat:
             self._keep_keys(message_type, fields)
         return message
 
-    def choose(self, message: BaseModel, to: Receivers) -> tuple[int, int, Move, bytes]:
-        """Return (type, address, move, body) of sending *message* now; nothing changes until ``sent``.
+    def choose(self, message: BaseModel, to: Receivers, about: int = -1) -> tuple[list[tuple[int, int, Move]], bytes]:
+        """Return the (type, address, move) of sending *message* now, and its body; nothing changes until ``sent``.
+
+        There is more than one where the message goes to several members, each by itself; see ``Part.find``.
 
         Raises:
             NotAllowed: Order or receivers.
             BodyInvalid: The body breaks a rule of its type or a key of the conversation.
             TooLarge: The body does not fit into a frame.
         """
-        part = self.part
-        if self.is_enforced:
-            index, address, move = part.find(self.at, message, to, self.conversation_id)
-        else:
-            index, address, move = part.find_anywhere(self.at, message, to, self.conversation_id)
-        message_type = part.messages[index]
+        find = self.part.find if self.is_enforced else self.part.find_anywhere
+        return find(self.at, message, to, self.conversation_id, about), self.encode(message)
+
+    def encode(self, message: BaseModel) -> bytes:
+        """Return the body of *message*, one of the protocol's; see ``choose``."""
+        message_type = self.part.messages[self.part.type_of[type(message)]]
         fields = message_type.to_plain(message)  # type: ignore[arg-type]  # its class is the type's own: type_of
         try:
             body = encode_body(fields)
@@ -108,15 +142,27 @@ class Seat:
             )
         if message_type.keys and self.is_enforced:
             self._keep_keys(message_type, fields)
-        return index, address, move, body
+        return body
+
+    def move(self, index: int, address: int) -> Move:
+        """Return the move of sending what is allowed now, by its numbers: each send may bring another state."""
+        return self.part.machine.send[self.at][index, address]
 
     def sent(self, move: Move) -> None:
         """Step the machine by a message that ``choose`` allowed."""
-        self.at = move.next
+        self.at = self.part.after(self.at, move)
 
     def allowed(self) -> list[type[BaseModel]]:
         """Return the classes of the messages that may be sent now."""
         return self.part.allowed(self.at)
+
+    def members(self, role: str) -> tuple[str, ...]:
+        """Return the agents that are members of *role*; see ``Conversation.members``."""
+        index = self.part.protocol.role_index(role)
+        gathering = self.part.gathering
+        if gathering is None or (index not in gathering.members.names and index not in gathering.members.enrolled):
+            raise LookupError(f"expected a role with members, got {role!r}, which is one agent")
+        return gathering.members.members_of(index)
 
     def owes(self) -> bool:
         """Return whether the role must speak before anything else can reach it."""

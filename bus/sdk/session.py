@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from bus.errors import TooLarge
+from bus.sdk.numbering import Numbering
 from bus.spec.protocol import Protocol
 from bus.wire.codec import MAX_FRAME_BYTES, decode_frame, encode_frame
 from bus.wire.record import WIRE_VERSION, Kind, Record
@@ -47,8 +48,8 @@ SESSION_TRANSITIONS = {
 
 SYNCED = -1  # the n of a record that is on disk and forgotten here
 _OF_A_LEASE = frozenset({Kind.COMMIT, Kind.HANDLED, Kind.NACK})
-_HANDLED, _OPEN, _DELIVER, _ACCEPTED, _REPLY = (  # looking an enum's member up costs as much as the comparison
-    int(kind) for kind in (Kind.HANDLED, Kind.OPEN, Kind.DELIVER, Kind.ACCEPTED, Kind.REPLY)
+_HANDLED, _OPEN, _DELIVER, _ACCEPTED, _REPLY, _NOTICE = (  # looking an enum's member up costs as much as the comparison
+    int(kind) for kind in (Kind.HANDLED, Kind.OPEN, Kind.DELIVER, Kind.ACCEPTED, Kind.REPLY, Kind.NOTICE)
 )
 
 
@@ -63,6 +64,7 @@ class Session:
         token: Names the session to the broker's heartbeat; empty before WELCOME.
         kept: (conversation, role) of each lease that outlived the last change of connection.
         modes: Protocol name → mode of those that the broker does not enforce.
+        numbering: The protocols that the session has to do with.
         dropped: Records that the last WELCOME made void: their leases are gone.
     """
 
@@ -81,11 +83,8 @@ class Session:
         self.kept: frozenset[Key] = frozenset()
         self.modes: dict[str, str] = {}
         self.dropped: list[Record] = []
-        self.protocols: list[Protocol] = []
-        self._sources: dict[str, int] = {}
+        self.numbering = Numbering()
         self._plays: list[tuple[int, str]] = []
-        self._numbers: dict[int, int] = {}  # our number of a protocol → the broker's, once it is told
-        self._ours: dict[int, int] = {}  # and back
         self._out: list[Record] = []
         self._outbox: deque[Record] = deque()  # numbered, not yet on disk
         self._backlog: deque[Record] = deque()  # beyond the window, or said while nobody listened
@@ -93,16 +92,14 @@ class Session:
         self._taken = 0  # at-most-once deliveries since the last CREDIT
         self._q = 0
         self._queries: dict[int, Record] = {}
-        self._learning: dict[int, int] = {}  # question → our number of the protocol that it teaches
 
     # -- protocols ------------------------------------------------------------------------------------
 
     def add_protocol(self, protocol: Protocol) -> int:
         """Return our number of *protocol*; a new one is taught to the broker, by HELLO or behind it."""
-        number = self._sources.get(protocol.digest)
+        number = self.numbering.find(protocol)
         if number is None:
-            number = self._sources[protocol.digest] = len(self.protocols)
-            self.protocols.append(protocol)
+            number = self.numbering.add(protocol)
             if self.state is SessionState.LIVE:
                 self._teach(number)
         return number
@@ -112,25 +109,17 @@ class Session:
         self._plays.append((self.add_protocol(protocol), role))
 
     def _teach(self, number: int) -> None:
-        self._learning[self.query("learn", {"source": self.protocols[number].spec.source})] = number
+        source = self.numbering.protocols[number].spec.source
+        self.numbering.learning[self.query("learn", {"source": source})] = number
 
     def _taught(self, reply: Record) -> list[Record]:
         """Note the broker's number of a protocol; where it took none, what needed it is refused."""
-        number = self._learning.pop(reply[1])
-        if reply[2]:
-            self._numbers[number] = reply[3]["number"]
-            self._ours[reply[3]["number"]] = number
-            self._release()
-            return []
-        void = [record for record in self._backlog if record[0] == _OPEN and record[3] == number]
+        number = self.numbering.taught(reply)
+        void = [] if number is None else [one for one in self._backlog if one[0] == _OPEN and one[3] == number]
         for record in void:
             self._backlog.remove(record)
         self._release()
         return [[int(Kind.REFUSED), record, reply[3].get("code", "refused"), reply[3]] for record in void]
-
-    def protocol_of(self, number: int) -> Protocol:
-        """Return the protocol that a record of the broker means by *number*."""
-        return self.protocols[self._ours[number]]
 
     # -- sending --------------------------------------------------------------------------------------
 
@@ -149,7 +138,7 @@ class Session:
 
     def _is_known(self, record: Record) -> bool:
         """Return whether the broker has been told of the protocol that *record* opens, if it opens one."""
-        return record[0] != _OPEN or record[3] in self._numbers
+        return record[0] != _OPEN or self.numbering.is_told(record[3])
 
     def put_lossy(self, record: Record) -> bool:
         """Send an at-most-once SEND now or never; return whether it left."""
@@ -216,7 +205,7 @@ class Session:
         self._outbox.append(record)
         if record[0] == _OPEN:
             record = [*record]
-            record[3] = self._numbers[record[3]]
+            record[3] = self.numbering.theirs(record[3])
         self._out.append(record)
 
     def has_output(self) -> bool:
@@ -256,11 +245,10 @@ class Session:
             held: (conversation, role, fence, position, message id) of each lease still worked on.
         """
         self._step(Kind.HELLO)
-        for q in self._learning:  # HELLO names them all
+        for q in self.numbering.learning:  # HELLO names them all
             self._queries.pop(q)
-        self._learning.clear()
-        self._numbers.clear()
-        sources = [protocol.spec.source for protocol in self.protocols]
+        self.numbering.disconnect()
+        sources = [protocol.spec.source for protocol in self.numbering.protocols]
         plays = [list(played) for played in self._plays]
         leases = [list(lease) for lease in held]
         self._out = [[Kind.HELLO, WIRE_VERSION, self.name, self.instance, sources, plays, self.credit, leases]]
@@ -306,11 +294,14 @@ class Session:
             kind = record[0]
             if kind == _ACCEPTED:
                 self._advance(record[1], record[2])
+            elif kind == _NOTICE and record[1] == "protocol":
+                if not self.numbering.hand_over(record[2]):
+                    rest.append(record)
             elif kind == Kind.REFUSED:
                 rest.append([kind, self._take_refused(record[1]), *record[2:]])
             elif kind == _REPLY:
                 asked = self._queries.pop(record[1], None)
-                if record[1] in self._learning:
+                if record[1] in self.numbering.learning:
                     rest += self._taught(record)
                 elif asked is not None:
                     rest.append(record)
@@ -332,8 +323,7 @@ class Session:
         _, _, token, numbers, kept, settings = record
         self._step(Kind.WELCOME)
         self.token = token
-        self._numbers = dict(enumerate(numbers))
-        self._ours = {number: index for index, number in enumerate(numbers)}
+        self.numbering.welcome(numbers)
         self.window = int(settings.get("window", 2048))
         self.lease = float(settings.get("lease", self.lease))
         self.heartbeat_interval = float(settings.get("heartbeat_interval", self.heartbeat_interval))
@@ -352,7 +342,7 @@ class Session:
         void = {id(one) for one in gone}
         self._backlog.extend(one for one in waiting if id(one) not in void)
         self._out.extend(self._queries.values())
-        for number in range(len(numbers), len(self.protocols)):  # added since HELLO
+        for number in range(len(numbers), len(self.numbering.protocols)):  # added since HELLO
             self._teach(number)
         self._release()
 

@@ -18,6 +18,7 @@ from bus.sdk.link import Link
 from bus.sdk.part import Receivers
 from bus.sdk.seat import COMMITS, MESSAGE_ID, POSITION, REMAINING, TRACE, TYPE, Seat, SeatState
 from bus.sdk.session import MAX_BODY_BYTES
+from bus.spec.tables import Move
 from bus.wire.record import NOTICE_TYPE, Kind, Record
 
 Sent: TypeAlias = list[Any]  # [message_id, type, address, remaining, trace, body]
@@ -94,7 +95,21 @@ class Turn:
         if self.lost is not None:
             raise self.lost
         seat = self.seat
-        index, address, move, body = seat.choose(message, to)
+        about = -1 if seat.part.gathering is None else seat.about(self.record)
+        found, body = seat.choose(message, to, about)
+        for index, address, move in found:
+            self._add(index, address, move if len(found) == 1 else seat.move(index, address), body)
+
+    def add_to(self, message: BaseModel, address: int) -> None:
+        """Take *message* into the turn, to go to *address*, which is allowed now."""
+        self.check()
+        seat = self.seat
+        body = seat.encode(message)
+        index = seat.part.type_of[type(message)]
+        self._add(index, address, seat.move(index, address), body)
+
+    def _add(self, index: int, address: int, move: Move, body: bytes) -> None:
+        seat = self.seat
         if seat.part.lossy[index]:
             self._send_now(index, address, body)
             return

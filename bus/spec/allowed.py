@@ -6,7 +6,7 @@ Plain values, the same from the broker (REFUSED) and from the SDK's own check.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -20,15 +20,15 @@ MAX_FIELDS = 32  # of one message
 _LIMITS = ("min", "max", "min_len", "max_len", "min_items", "max_items")
 
 
-def describe_allowed(protocol: Protocol, sends: Iterable[tuple[int, int]]) -> list[AllowedMessage]:
-    """Return what the *sends*, (type, address) pairs, are: sorted by name, each with its receivers and fields."""
+def describe_allowed(protocol: Protocol, sends: Iterable[tuple[int, Sequence[str]]]) -> list[AllowedMessage]:
+    """Return what the *sends* are, (type, names of the receivers) each: sorted by name, with their fields."""
     found = [
         {
             "type": protocol.messages[type].name,
-            "to": [protocol.roles[role].name for role in protocol.tables.addresses[address]],
+            "to": list(receivers),
             "fields": describe_fields(protocol.spec.messages[type].fields),
         }
-        for type, address in sends
+        for type, receivers in sends
     ]
     return sorted(found, key=lambda one: (one["type"], one["to"]))
 

@@ -12,8 +12,18 @@ from dataclasses import dataclass, field, replace
 
 from bus.errors import SpecError
 from bus.spec.diagnostic import Diagnostic, spec_error
-from bus.spec.syntax import Mark
-from bus.spec.tables import NO_EVENT, BusEvent, Counter, ScopeTable, Timer
+from bus.spec.syntax import Branch, Call, Mark
+from bus.spec.tables import (
+    NO_EACH,
+    NO_EVENT,
+    BusEvent,
+    CallTable,
+    Counter,
+    EachTable,
+    EventKind,
+    ScopeTable,
+    Timer,
+)
 
 # A parallel is the only blow-up of the language (LANGUAGE.md, "Static checks"); larger products are refused.
 MAX_NODES = 20_000
@@ -31,6 +41,7 @@ class Exchange:
         guards: Counters that must be below their limit.
         scopes: The scopes that the message belongs to, outermost first.
         regions: (parallel, branch) of every parallel around it, outermost first.
+        each: The `each` in whose block it stands, or -1.
     """
 
     mark: Mark
@@ -41,8 +52,9 @@ class Exchange:
     guards: tuple[int, ...] = ()
     scopes: tuple[int, ...] = ()
     regions: tuple[tuple[int, int], ...] = ()
+    each: int = NO_EACH
 
-    def beside(self, other: Exchange) -> bool:
+    def beside(self, other: Exchange | CallSite) -> bool:
         """Return whether the two stand in different branches of one parallel, so that either may come first."""
         for (mine, branch), (theirs, other_branch) in zip(self.regions, other.regions, strict=False):
             if mine != theirs:
@@ -50,6 +62,14 @@ class Exchange:
             if branch != other_branch:
                 return True
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class CallSite:
+    """Where a ``call`` step is written; *regions* as an ``Exchange`` has them."""
+
+    mark: Mark
+    regions: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +97,7 @@ class Node:
         counters: The counters of the loops and streams around it.
         deadlines: (rank, timer) of every step that is enabled here.
         terminal: The conversation is over here.
+        begins: The `each` whose block begins here, or -1.
     """
 
     scopes: tuple[int, ...] = ()
@@ -84,6 +105,7 @@ class Node:
     edges: list[Edge] = field(default_factory=list)
     deadlines: list[tuple[int, int]] = field(default_factory=list)
     terminal: bool = False
+    begins: int = NO_EACH
 
     @property
     def is_position(self) -> bool:
@@ -110,12 +132,15 @@ class Automaton:
     """All positions and edges of one conversation, with the tables that they index.
 
     Attributes:
-        roles: Role name → index.
+        roles: Role name → index of the role that plays it: of a sub-role the one that its members are from.
         messages: Message type name → index.
         counted: Where the loop or stream of each counter is written.
+        called: Where each of the *calls* is written.
         decisions: Every choice, in the order written.
         implicit_end: The END event of a conversation that falls off its end, or ``NO_EVENT``.
         n_parallels: How many parallels there are.
+        eaches: Every `each`, in the order written.
+        each: The `each` whose block is being unfolded, or -1: what is added now belongs to each member apart.
     """
 
     roles: dict[str, int]
@@ -128,9 +153,13 @@ class Automaton:
     scopes: list[ScopeTable] = field(default_factory=list)
     counters: list[Counter] = field(default_factory=list)
     counted: list[Mark] = field(default_factory=list)
+    calls: list[CallTable] = field(default_factory=list)
+    called: list[CallSite] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     implicit_end: int = NO_EVENT
     n_parallels: int = 0
+    eaches: list[EachTable] = field(default_factory=list)
+    each: int = NO_EACH
 
     def add_node(self, mark: Mark, node: Node) -> int:
         """Return the index of the new *node*.
@@ -138,15 +167,23 @@ class Automaton:
         Raises:
             SpecError: The automaton has ``MAX_NODES`` nodes already.
         """
-        if len(self.nodes) >= MAX_NODES:
+        self.check_size(mark, 1)
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def check_size(self, mark: Mark, n_more: int) -> None:
+        """Refuse the spec where so many more nodes are too many.
+
+        Raises:
+            SpecError: They are.
+        """
+        if len(self.nodes) + n_more > MAX_NODES:
             raise error_at(
                 mark,
                 "E-TOO-MANY-POSITIONS",
                 f"expected at most {MAX_NODES:,} positions in a conversation, got more; "
                 "use fewer or shorter parallel branches",
             )
-        self.nodes.append(node)
-        return len(self.nodes) - 1
 
     def add_event(self, event: BusEvent) -> int:
         """Return the index of the new *event*; a name in use gets a number behind it."""
@@ -154,8 +191,38 @@ class Automaton:
         name, number = event.name, 2
         while name in taken:
             name, number = f"{event.name}.{number}", number + 1
-        self.events.append(replace(event, name=name))
+        self.events.append(replace(event, name=name, each=self.each))
         return len(self.events) - 1
+
+    def add_timer(self, timer: Timer) -> int:
+        """Return the index of the new *timer*."""
+        self.timers.append(replace(timer, each=self.each))
+        return len(self.timers) - 1
+
+    def role(self, mark: Mark, name: str) -> int:
+        """Return the index of the role that plays what is called *name*.
+
+        Raises:
+            SpecError: There is none of that name.
+        """
+        if name not in self.roles:
+            raise error_at(mark, "E-UNKNOWN-ROLE", f"expected a declared role, got {name!r}; declare it under roles")
+        return self.roles[name]
+
+    def add_call(self, call: Call, regions: tuple[tuple[int, int], ...]) -> list[tuple[Branch, int]]:
+        """Note a ``call`` step and return each of its branches with the event that leads there."""
+        roles = tuple((theirs, self.role(call.mark, ours)) for theirs, ours in call.roles)
+        number = len(self.calls)
+        name = call.protocol.partition("@")[0]
+        told = BusEvent("", EventKind.CALL, f"call {name}", call=number)
+        events = [
+            self.add_event(replace(told, name=f"call {name}.{branch.name}", outcome=branch.name))
+            for branch in call.outcomes
+        ]
+        names = tuple(branch.name for branch in call.outcomes)
+        self.calls.append(CallTable(call.protocol, roles, tuple(zip(names, events, strict=True)), call.within))
+        self.called.append(CallSite(call.mark, regions))
+        return list(zip(call.outcomes, events, strict=True))
 
     def address(self, receivers: tuple[int, ...]) -> int:
         """Return the number of this tuple of *receivers*, in the order written."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from bus.spec.diagnostic import DUPLICATE, Report, did_you_mean
+from bus.spec.diagnostic import DUPLICATE, Report, did_you_mean, listed
 from bus.spec.parse import BUILT_IN_TYPES
 from bus.spec.syntax import (
     Call,
@@ -64,7 +64,7 @@ def _known(mark: Mark, name: str, names: Collection[str], what: str, where: str,
             mark,
             f"E-UNKNOWN-{what}",
             f"{where}: expected {expected}, got {name!r}",
-            suggestion=did_you_mean(name, names) or f"known here: {', '.join(sorted(names)) or 'none'}",
+            suggestion=did_you_mean(name, names) or f"known here: {listed(names)}",
         )
 
 
@@ -131,6 +131,7 @@ def check_uses(spec: Spec, report: Report) -> None:
             case Call():
                 used_roles.update(ours for _, ours in step.roles)
     used_roles.update(role for send in sends(spec.conversation) for role in (send.sender, *send.receivers))
+    used_roles.update(role.source for role in spec.roles if role.source is not None)
     for role in spec.roles:
         if role.name not in used_roles:
             text = f"roles.{role.name}: the role takes no part in the conversation"

@@ -209,10 +209,10 @@ class _Silence:
 
 
 def may_be_empty(roles: tuple[Role, ...], name: str) -> bool:
-    """Return whether an ``each`` over the role may find no member."""
+    """Return whether an ``each`` over the role may find no member; nobody may have been enrolled in a sub-role."""
     for role in roles:
         if role.name == name:
-            return role.many[0] == 0 if role.many else role.source is not None
+            return role.source is not None or (role.many is not None and role.many[0] == 0)
     return False
 
 

@@ -6,16 +6,17 @@ loop's ``max`` and ``within``, a scope's ``timeout``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
-from bus.spec.automaton import Automaton, Edge, closure
+from bus.spec.automaton import Automaton, Edge
 from bus.spec.check_order import ordinary
+from bus.spec.components import components
 from bus.spec.diagnostic import Diagnostic, Report, Severity
 from bus.spec.projection import Projections, View
 from bus.spec.syntax import Loop, Mark, Spec
 from bus.spec.tables import NO_EVENT, EventKind
 from bus.spec.walk import sends, steps
-from bus.spec.witness import Names, way_to
+from bus.spec.witness import Names, Ways
 
 _MISHAPS = frozenset({EventKind.ELSE, EventKind.LOST, EventKind.FAILED})
 _BOUNDS = frozenset({EventKind.MAX, EventKind.TIMEOUT})
@@ -24,7 +25,7 @@ _BOUNDS = frozenset({EventKind.MAX, EventKind.TIMEOUT})
 def check_progress(spec: Spec, found: Projections, report: Report) -> None:
     """Report roles that may wait for ever while others go on without them."""
     graph = found.graph
-    rounds = _components(found.reachable, lambda node: [edge.target for edge in _going_on(graph, node)])
+    rounds = components(found.reachable, lambda node: [edge.target for edge in _going_on(graph, node)])
     for view in found.views:
         if _starved(spec, found, report, view, [one for one in rounds if _is_bottom(graph, one)], "E-STARVED"):
             continue
@@ -34,7 +35,7 @@ def check_progress(spec: Spec, found: Projections, report: Report) -> None:
             return [edge.target for edge in graph.nodes[node].edges if _passes_by(graph, edge, role)]
 
         loops = [
-            one for one in _components(found.reachable, without) if _turns(one, without) and not _is_bounded(graph, one)
+            one for one in components(found.reachable, without) if _turns(one, without) and not _is_bounded(graph, one)
         ]
         _starved(spec, found, report, view, loops, "E-STARVED-UNBOUNDED")
 
@@ -48,11 +49,11 @@ def check_end(spec: Spec, found: Projections, report: Report) -> None:
         if isinstance(step, Loop) and step.endless
         for send in sends(step.body)
     }
-    for nodes in _components(found.reachable, lambda node: [edge.target for edge in _going_on(graph, node)]):
+    for nodes in components(found.reachable, lambda node: [edge.target for edge in _going_on(graph, node)]):
         marks = _marks(graph, nodes)
         if not marks or not _is_bottom(graph, nodes) or set(marks) <= endless:
             continue
-        trace = way_to(found, names, _turns_into(graph, nodes).__contains__)
+        trace = Ways(names, found).to(_turns_into(graph, nodes))
         text = "from here on the conversation can never end"
         hint = "leave the loop by 'break' or 'end', bound it by 'max' or 'within', or write 'endless: true'"
         report.add(Diagnostic(marks[0], "W-NO-END", text, Severity.WARNING, None, trace, hint))
@@ -73,7 +74,7 @@ def _starved(
         marks = _marks(graph, nodes)
         if not marks or not nodes & waiting or role in _speakers_and_hearers(graph, nodes):
             continue
-        trace = way_to(found, names, _turns_into(graph, nodes).__contains__)
+        trace = Ways(names, found).to(_turns_into(graph, nodes))
         who = names.role(role)
         if rule == "E-STARVED":
             text = f"{who!r} may wait for ever: this way goes on without it and never comes back to it"
@@ -139,38 +140,3 @@ def _speakers_and_hearers(graph: Automaton, nodes: frozenset[int]) -> set[int]:
         exchange for node in nodes for edge, exchange in ordinary(graph.nodes[node].edges) if edge.target in nodes
     ]
     return {role for one in inside for role in (one.sender, *graph.addresses[one.address])}
-
-
-def _components(nodes: Iterable[int], successors: Callable[[int], list[int]]) -> list[frozenset[int]]:
-    """Return the strongly connected components, by two searches (Kosaraju)."""
-    order: list[int] = []
-    seen: set[int] = set()
-    back: dict[int, list[int]] = {}
-    for root in sorted(nodes):
-        stack: list[tuple[int, Iterator[int]]] = []
-        if root not in seen:
-            seen.add(root)
-            stack.append((root, iter(successors(root))))
-        while stack:
-            node, ahead = stack[-1]
-            target = next(ahead, None)
-            if target is None:
-                order.append(node)
-                stack.pop()
-                continue
-            back.setdefault(target, []).append(node)
-            if target not in seen:
-                seen.add(target)
-                stack.append((target, iter(successors(target))))
-    found: list[frozenset[int]] = []
-    taken: set[int] = set()
-
-    def before(node: int) -> list[int]:
-        return [other for other in back.get(node, ()) if other not in taken]
-
-    for node in reversed(order):
-        if node not in taken:
-            component = closure({node}, before)
-            taken |= component
-            found.append(frozenset(component))
-    return found

@@ -40,7 +40,9 @@ class _Deadlines:
                         self._person(step.mark, step.decider, step.within, "the choice")
                     self._shorter(step.mark, f"choice {step.decider}", step.within, step.retry, bound)
                     covered = decided | self._decided(step)
-                case Loop() | Each() | Call():
+                case Call():  # what follows an outcome is outside its time
+                    self._shorter(step.mark, "call", step.within, 0, bound)
+                case Loop() | Each():
                     self._shorter(step.mark, type(step).__name__.lower(), step.within, 0, bound)
                     if step.within is not None:
                         inner = min(bound, step.within)

@@ -1,4 +1,4 @@
-"""Text to ``Protocol``: strict YAML, parse, checks, message classes, projection, in this order.
+"""Text to ``Protocol``: strict YAML, parse, imports, checks, message classes, projection, in this order.
 
 One digest gives one ``Protocol`` object in a process, so that its message classes are the same however
 often and from wherever it is loaded.
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from pydantic import BaseModel
-
 from bus.errors import SpecError
+from bus.spec.bundle import SpecText, join_bundle, split_bundle
 from bus.spec.check import BUILT_IN_OUTCOMES, check_names, check_unused, check_uses
+from bus.spec.check_call import check_call_points, check_calls
 from bus.spec.check_choice import check_choices
+from bus.spec.check_counting import check_counting
+from bus.spec.check_each import check_members
+from bus.spec.check_fields import check_fields
 from bus.spec.check_flow import check_flow
 from bus.spec.check_order import check_order
 from bus.spec.check_overtaking import check_bounds, check_overtaking, check_running_ahead
@@ -25,15 +28,14 @@ from bus.spec.check_progress import check_end, check_progress
 from bus.spec.check_time import check_deadlines
 from bus.spec.diagnostic import Diagnostic, Report, did_you_mean, spec_error
 from bus.spec.digest import digest
-from bus.spec.loader import load_text, parse_document
-from bus.spec.models import build_models, message_types
-from bus.spec.parse import PROTOCOL_NAME, parse_spec
+from bus.spec.fetch import MAX_FILES, fetch_bundle
+from bus.spec.linker import SUFFIX, Bundle, SpecFile, check_imports, link, prune, read_spec
+from bus.spec.models import Models, message_types
+from bus.spec.parse import PROTOCOL_NAME
 from bus.spec.projection import Projections, project
 from bus.spec.protocol import Protocol
 from bus.spec.syntax import Mark, Spec
-from bus.spec.unfold import NOT_RUN
 
-SUFFIX = ".protocol.yaml"
 SPECS_VARIABLE = "PALAVER_SPECS"
 _CACHED_TEXTS = 64  # a broker is handed texts by its peers: bounded
 
@@ -52,7 +54,7 @@ def load_protocol(name_or_path: str | Path, *, search: Sequence[Path] = ()) -> P
         SpecError: There is no such spec, or it is wrong; the text names each place and what to do.
     """
     path = find_protocol(name_or_path, search=search)
-    return compile_protocol(load_text(path), file=str(path))
+    return _compile(fetch_bundle(path, [*search, *spec_folders()]))
 
 
 def find_protocol(name_or_path: str | Path, *, search: Sequence[Path] = ()) -> Path:
@@ -89,20 +91,36 @@ def spec_folders() -> list[Path]:
 
 
 def compile_protocol(text: str, *, file: str = "<text>") -> Protocol:
-    """Return the protocol that *text* says; *file* names it in diagnostics. Pure but for its cache.
+    """Return the protocol that *text*, one file's or a bundle, says; *file* names it in diagnostics.
+
+    Pure but for its cache: what the text needs and does not hold is not looked for.
 
     Raises:
         SpecError: The text is wrong, or says what this version cannot run yet.
     """
-    return _compile(text, file)
+    return _compile(split_bundle(text, file))
 
 
 def check_text(text: str, file: str = "<text>") -> tuple[Spec | None, list[Diagnostic]]:
-    """Return what *text* says and all that is wrong with it, warnings included.
+    """Return what *text*, one file's or a bundle, says and all that is wrong with it, warnings included.
 
     The spec is None where the text has errors. Never raises.
     """
-    examined = _examine(text, file)
+    return _check(split_bundle(text, file))
+
+
+def check_path(path: Path) -> tuple[Spec | None, list[Diagnostic]]:
+    """Do as ``check_text`` with the file at *path*, and those that it imports or calls.
+
+    Raises:
+        SpecError: One of them cannot be read.
+    """
+    return _check(fetch_bundle(path, spec_folders()))
+
+
+def _check(texts: tuple[SpecText, ...]) -> tuple[Spec | None, list[Diagnostic]]:
+    compiler = Compiler(texts)
+    examined = compiler.examine(compiler.first)
     return (None if examined.report.has_errors else examined.spec), examined.report.diagnostics
 
 
@@ -112,38 +130,123 @@ class _Examined:
 
     spec: Spec | None
     report: Report
-    models: dict[str, type[BaseModel]] = field(default_factory=dict)
+    models: Models | None = None
     falls_off: bool = False
     projections: Projections | None = None
+    callees: dict[str, Protocol] = field(default_factory=dict)
 
 
-def _examine(text: str, file: str) -> _Examined:
-    report = Report()
-    try:
-        document = parse_document(text, file)
-    except SpecError as error:
-        for diagnostic in error.diagnostics:
-            report.add(diagnostic)
-        return _Examined(None, report)
-    spec = parse_spec(document, text, report)
-    is_whole = not report.has_errors
-    if is_whole or (spec.roles and spec.messages):  # without a section every name in it would be unknown
-        check_names(spec, report)
-    if not is_whole:
+class Compiler:
+    """The files of one bundle: each is examined once, however many call it."""
+
+    def __init__(self, texts: tuple[SpecText, ...]) -> None:
+        self._bundle = Bundle([read_spec(one) for one in texts[:MAX_FILES]])
+        self.first = self._bundle.files[0]
+        self._n_files = len(texts)
+        self._done: dict[SpecFile, Protocol | SpecError] = {}
+
+    def examine(self, file: SpecFile) -> _Examined:
+        """Check *file* with all that it needs. Never raises."""
+        report = Report()
+        try:
+            return self._examine(file, report)
+        except SpecError as error:  # the report is full
+            report.take(error.diagnostics)
+            return _Examined(file.spec, report)
+
+    def _examine(self, file: SpecFile, report: Report) -> _Examined:
+        report.take(file.findings)
+        if self._n_files > MAX_FILES:
+            text = f"expected at most {MAX_FILES} files in one bundle, got {self._n_files}"
+            report.error(Mark(file.source.file, 1, 1), "E-TOO-MANY-FILES", text)
+        if file.spec is None:
+            return _Examined(None, report)
+        is_whole = not report.has_errors
+        spec = link(file, self._bundle, report)
+        if is_whole and report.has_errors:  # else every name that an import should bring would be unknown
+            return _Examined(spec, report)
+        if is_whole or (spec.roles and spec.messages):  # without a section every name in it would be unknown
+            check_names(spec, report)
+        if not is_whole:
+            return _Examined(spec, report)
+        misnamed = report.has_errors
+        pruned = spec if misnamed else prune(spec, file)
+        if pruned.library:
+            return self._library(pruned, file, report)
+        return self._protocol(pruned, file, report, misnamed=misnamed)
+
+    def compile(self, file: SpecFile) -> Protocol:
+        """Return the protocol that *file* says.
+
+        Raises:
+            SpecError: It is wrong, no protocol, or says what this version cannot run yet.
+        """
+        found = self._done.get(file)
+        if found is None:
+            try:
+                found = self._compile(file)
+            except SpecError as error:
+                found = error
+            self._done[file] = found
+        if isinstance(found, SpecError):
+            raise found
+        return found
+
+    def _library(self, spec: Spec, file: SpecFile, report: Report) -> _Examined:
+        if not report.has_errors:
+            check_fields(spec, report)
+            check_imports(spec, file, self._bundle, report)
         return _Examined(spec, report)
-    misnamed = report.has_errors
-    falls_off = check_flow(spec, report)
-    check_deadlines(spec, report)
-    if not misnamed:  # else a mistyped name would also be told as one that nobody uses, or that decides nothing
-        check_choices(spec, report)
-        check_uses(spec, report)
-    if report.has_errors:
-        return _Examined(spec, report)
-    models = build_models(spec, report)
-    projections = _check_conversation(spec, report)
-    if not report.has_errors:  # else something may be unused because of them
-        check_unused(spec, falls_off, report)
-    return _Examined(spec, report, models, falls_off, projections)
+
+    def _protocol(self, spec: Spec, file: SpecFile, report: Report, *, misnamed: bool) -> _Examined:
+        falls_off = check_flow(spec, report)
+        check_deadlines(spec, report)
+        callees: dict[str, Protocol] = {}
+        if not misnamed:  # else a mistyped name would also be told as one that nobody uses, or that decides nothing
+            check_choices(spec, report)
+            check_members(spec, report)
+            check_uses(spec, report)
+            callees = check_calls(spec, file, self._bundle, self.compile, report)
+        if report.has_errors:
+            return _Examined(spec, report)
+        models = check_fields(spec, report)
+        projections = _check_conversation(spec, report)
+        if not report.has_errors:  # else something may be unused because of them
+            check_unused(spec, falls_off, report)
+            check_imports(spec, file, self._bundle, report)
+        return _Examined(spec, report, models, falls_off, projections, callees)
+
+    def _compile(self, file: SpecFile) -> Protocol:
+        examined = self.examine(file)
+        examined.report.raise_errors()
+        spec = examined.spec
+        assert spec is not None  # else there are errors
+        if spec.library:
+            text = f"{spec.protocol!r} is a library: it has no conversation to open"
+            raise spec_error([Diagnostic(spec.mark, "E-LIBRARY", text, suggestion="import it into a protocol")])
+        name = digest(spec, {text: callee.digest for text, callee in examined.callees.items()})
+        known = _by_digest.get(name)
+        if known is not None:
+            return known
+        outcomes = [name for name, _ in spec.outcomes] + list(BUILT_IN_OUTCOMES)
+        if examined.falls_off:
+            outcomes.append("done")
+        needed, _ = self._bundle.reached(file)
+        assert examined.models is not None  # as above
+        models = examined.models.all()
+        protocol = Protocol(
+            spec=replace(spec, source=join_bundle(one.source for one in needed)),
+            name=spec.protocol,
+            version=spec.version,
+            digest=name,
+            roles=spec.roles,
+            messages=message_types(spec, models),
+            outcomes=tuple(dict.fromkeys(outcomes)),
+            tables=(examined.projections or project(spec)).tables(),
+            models=models,
+            callees=examined.callees,
+        )
+        return _by_digest.setdefault(name, protocol)
 
 
 def _check_conversation(spec: Spec, report: Report) -> Projections | None:
@@ -151,14 +254,15 @@ def _check_conversation(spec: Spec, report: Report) -> Projections | None:
     try:
         found = project(spec)
     except SpecError as error:
-        for diagnostic in error.diagnostics:
-            if diagnostic.rule != NOT_RUN:  # in order, but not for this version to run
-                report.add(diagnostic)
+        report.take(error.diagnostics)
         return None
     check_order(spec, found, report)
     if not report.has_errors:
+        check_call_points(spec, found, report)
+    if not report.has_errors:
         check_overtaking(spec, found, report)
         check_running_ahead(spec, found, report)
+        check_counting(spec, found, report)
     if not report.has_errors:
         check_progress(spec, found, report)
     if not report.has_errors:
@@ -168,30 +272,6 @@ def _check_conversation(spec: Spec, report: Report) -> Projections | None:
 
 
 @lru_cache(maxsize=_CACHED_TEXTS)
-def _compile(text: str, file: str) -> Protocol:
-    examined = _examine(text, file)
-    examined.report.raise_errors()
-    spec = examined.spec
-    assert spec is not None  # else there are errors
-    if spec.imports:
-        message = f"imports: this version does not resolve them, got {', '.join(spec.imports)}"
-        raise spec_error([Diagnostic(spec.mark, "E-UNSUPPORTED", message, suggestion="copy what you need")])
-    name = digest(spec)
-    known = _by_digest.get(name)
-    if known is not None:
-        return known
-    outcomes = [name for name, _ in spec.outcomes] + list(BUILT_IN_OUTCOMES)
-    if examined.falls_off:
-        outcomes.append("done")
-    protocol = Protocol(
-        spec=spec,
-        name=spec.protocol,
-        version=spec.version,
-        digest=name,
-        roles=spec.roles,
-        messages=message_types(spec, examined.models),
-        outcomes=tuple(dict.fromkeys(outcomes)),
-        tables=(examined.projections or project(spec)).tables(),
-        models=examined.models,
-    )
-    return _by_digest.setdefault(name, protocol)
+def _compile(texts: tuple[SpecText, ...]) -> Protocol:
+    compiler = Compiler(texts)
+    return compiler.compile(compiler.first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -61,16 +62,33 @@ class Diagnostic:
         }
 
 
+MAX_FINDINGS = 100  # nobody reads on; each costs a search for the nearest right word
+_MAX_WORDS = 256  # among which the nearest is looked for
+_MAX_LISTED = 30  # that a message names
+
+
 class Report:
-    """Collects diagnostics, so that one reading of a file shows everything that is wrong with it."""
+    """Collects diagnostics, so that one reading of a file shows everything that is wrong with it.
+
+    Of a file with more than ``MAX_FINDINGS`` errors or warnings, the first are kept.
+
+    Attributes:
+        has_errors: Whether a finding refuses the file.
+    """
 
     def __init__(self) -> None:
         self._found: dict[Diagnostic, None] = {}  # ordered, each finding once
+        self._n_warnings = 0
+        self.has_errors = False
 
     def error(
         self, mark: Mark, rule: str, message: str, *, role: str | None = None, suggestion: str | None = None
     ) -> None:
-        """Add a finding that refuses the file."""
+        """Add a finding that refuses the file.
+
+        Raises:
+            SpecError: As ``add``.
+        """
         self.add(Diagnostic(mark, rule, message, Severity.ERROR, role, (), suggestion))
 
     def warn(
@@ -80,18 +98,33 @@ class Report:
         self.add(Diagnostic(mark, rule, message, Severity.WARNING, role, (), suggestion))
 
     def add(self, diagnostic: Diagnostic) -> None:
-        """Add a finding; the same one twice counts once."""
+        """Add a finding; the same one twice counts once.
+
+        Raises:
+            SpecError: There are ``MAX_FINDINGS`` errors: reading on would only take time. It holds all findings.
+        """
+        if diagnostic in self._found:
+            return
+        if diagnostic.severity is Severity.WARNING:
+            self._n_warnings += 1
+            if self._n_warnings <= MAX_FINDINGS:
+                self._found[diagnostic] = None
+            return
+        self.has_errors = True
         self._found[diagnostic] = None
+        if len(self._found) >= MAX_FINDINGS:
+            self.raise_errors()
+
+    def take(self, diagnostics: Iterable[Diagnostic]) -> None:
+        """Add what another reader has found, all of it."""
+        for diagnostic in diagnostics:
+            self._found[diagnostic] = None
+            self.has_errors = self.has_errors or diagnostic.severity is Severity.ERROR
 
     @property
     def diagnostics(self) -> list[Diagnostic]:
         """All findings, in the order of the file."""
         return sorted(self._found, key=lambda one: (one.mark.line, one.mark.column))
-
-    @property
-    def has_errors(self) -> bool:
-        """Whether a finding refuses the file."""
-        return any(one.severity is Severity.ERROR for one in self._found)
 
     def raise_errors(self) -> None:
         """Do nothing where all is well.
@@ -112,7 +145,18 @@ def spec_error(diagnostics: Iterable[Diagnostic]) -> SpecError:
 def did_you_mean(word: str, words: Iterable[str]) -> str | None:
     """Return ``"did you mean 'x'?"`` for the nearest of *words*, or None where none is near."""
     known = sorted(set(words))
+    if len(known) > _MAX_WORDS:  # the comparison is slow: only with those that begin alike, as most mistypings do
+        known = [one for one in known if one[:1].lower() == word[:1].lower()]
+        place = bisect_left(known, word)
+        known = known[max(0, place - _MAX_WORDS // 2) : place + _MAX_WORDS // 2]
     near = difflib.get_close_matches(word[:80], known, n=1, cutoff=0.6)
     if not near:  # same letters in another case are near whatever difflib thinks
         near = [one for one in known if one.lower() == word.lower()]
     return f"did you mean {near[0]!r}?" if near else None
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return *words* in order, with commas, for the message of an error: the first where there are many."""
+    known = sorted(words)
+    more = f" and {len(known) - _MAX_LISTED} more" if len(known) > _MAX_LISTED else ""
+    return (", ".join(known[:_MAX_LISTED]) or "none") + more

@@ -68,6 +68,12 @@ _DATETIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SECONDS = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,6}))?s")
 _UNITS = re.compile(r"([0-9]{1,9})(ms|m|h|d)")
+# The text of each rich type, as a regular expression over the whole of it: for schemas.
+TEXT_FORMS = {
+    "datetime": _DATETIME.pattern,
+    "uuid": _UUID.pattern,
+    "duration": f"({_SECONDS.pattern}|{_UNITS.pattern})",
+}
 _UNIT = {
     "ms": timedelta(milliseconds=1),
     "m": timedelta(minutes=1),

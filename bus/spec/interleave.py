@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-from bus.spec.automaton import Automaton, Edge, Node
+from bus.spec.automaton import Automaton, Edge, Node, closure
 from bus.spec.syntax import Mark
 
 
@@ -40,6 +40,7 @@ def interleave(graph: Automaton, mark: Mark, strands: tuple[Strand, ...], after:
     Raises:
         SpecError: There are too many positions.
     """
+    _check_size(graph, mark, strands)
     begin = tuple(strand.first for strand in strands)
     numbers: dict[tuple[int, ...], int] = {}
     waiting: deque[tuple[int, ...]] = deque()
@@ -68,6 +69,19 @@ def interleave(graph: Automaton, mark: Mark, strands: tuple[Strand, ...], after:
                     target = edge.target
                 edges.append(replace(edge, target=target))
     return start, joined
+
+
+def _check_size(graph: Automaton, mark: Mark, strands: tuple[Strand, ...]) -> None:
+    """Refuse a product that is too large, before any of it is made: each place goes with each of the others."""
+    n_places = 1
+    for strand in strands:
+        inside = range(strand.first, strand.stop)
+        places = closure(
+            {strand.first},
+            lambda node, inside=inside: (edge.target for edge in graph.nodes[node].edges if edge.target in inside),  # type: ignore[misc]  # bound at once
+        )
+        n_places *= sum(not _is_passing(graph.nodes[place]) for place in places) or 1
+        graph.check_size(mark, n_places)
 
 
 def _movers(graph: Automaton, places: tuple[int, ...]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from bus.spec.syntax import Delivery
 _SHOWN_ERRORS = 5
 
 
-class Message(BaseModel):
+class Message(BaseModel, frozen=True):  # said here, too, for type checkers
     """What every message class is: strict, frozen, with no field beside those of its type.
 
     Attributes:
@@ -107,10 +107,6 @@ class MessageType:
             return self._validate(dict(fields))
         except ValidationError as error:
             raise BodyInvalid(self._explain(error)) from None
-
-    def json_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema (2020-12) of the message, for forms and tools."""
-        return self.model.model_json_schema(by_alias=True)
 
     def _changed(self) -> BodyInvalid:
         return BodyInvalid(

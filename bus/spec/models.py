@@ -1,7 +1,4 @@
-"""The pydantic classes of a spec: one for each struct and message type.
-
-Also finds what only validation can find: E-BAD-DEFAULT, E-BAD-EXAMPLE, patterns that are none.
-"""
+"""The pydantic classes of a spec: one for each struct and message type. ``check_fields`` comes first."""
 
 from __future__ import annotations
 
@@ -9,12 +6,11 @@ import keyword
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError, create_model, model_validator
+from pydantic import BaseModel, create_model, model_validator
 from pydantic import Field as FieldInfo
-from pydantic_core import PydanticCustomError, SchemaError
+from pydantic_core import PydanticCustomError
 
-from bus.spec.diagnostic import SYNTAX, Report
-from bus.spec.field import CONFIG, Artifact, annotation, misplaced
+from bus.spec.field import CONFIG, Artifact, annotation
 from bus.spec.message_type import Message, MessageType
 from bus.spec.rules import Rule, compile_rule
 from bus.spec.syntax import Delivery, Field, MessageDeclaration, Spec, Struct
@@ -29,26 +25,38 @@ _UNCHANGED: dict[str, frozenset[type]] = {
 }
 
 
-def build_models(spec: Spec, report: Report) -> dict[str, type[BaseModel]]:
-    """Return the classes of all structs and messages of *spec*, by name.
+class Models:
+    """The classes of a spec, each made when it is first asked for: most of a check needs none of them.
 
-    The names in *spec* resolve. Classes of faulty declarations are left out, and *report* has errors.
+    Attributes:
+        defaults: (declaration, field) → the default as its type has it, noted by ``check_fields``.
     """
-    models: dict[str, type[BaseModel]] = {"Artifact": Artifact}
-    structs: dict[str, type[BaseModel]] = {}
-    for struct in _in_order(spec.types, report):
-        made = _make(spec, struct, (), structs, report)
-        if made is not None:
-            structs[struct.name] = models[struct.name] = made
-    for declaration in spec.messages:
-        if not all(field.type is None or _resolves(field.type.name, structs) for field in declaration.fields):
-            continue  # the struct was reported
-        rules = [compile_rule(text, [field.name for field in declaration.fields]) for text in declaration.rules]
-        made = _make(spec, declaration, rules, structs, report)
-        if made is not None:
-            models[declaration.name] = made
-            _check_examples(declaration, made, report)
-    return models
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._declared: dict[str, Struct | MessageDeclaration] = {one.name: one for one in spec.types}
+        self._declared |= {one.name: one for one in spec.messages}
+        self._made: dict[str, type[BaseModel]] = {"Artifact": Artifact}
+        self.defaults: dict[tuple[str, str], object] = {}
+
+    def of(self, name: str) -> type[BaseModel]:
+        """Return the class of a struct or message type, which ``check_fields`` has found in order."""
+        made = self._made.get(name)
+        if made is None:
+            # Whoever asks goes from the inner to the outer structs, so this is no deep recursion.
+            made = self._made[name] = _make(self._spec, self._declared[name], self)
+        return made
+
+    def structs_of(self, field: Field) -> dict[str, type[BaseModel]]:
+        """Return the class that the field's type names, by name; empty where it is a built-in type."""
+        name = field.type.name if field.type else ""
+        return {name: self.of(name)} if name in self._declared else {}
+
+    def all(self) -> dict[str, type[BaseModel]]:
+        """Return the classes of all structs and messages, by name."""
+        for struct in self._spec.types:
+            self.of(struct.name)
+        return {"Artifact": Artifact} | {name: self.of(name) for name in self._declared}
 
 
 def message_types(spec: Spec, models: Mapping[str, type[BaseModel]]) -> tuple[MessageType, ...]:
@@ -95,56 +103,16 @@ def _lists(fields: tuple[Field, ...]) -> dict[str, frozenset[type]] | None:
     return lists
 
 
-def _resolves(name: str, structs: Mapping[str, type[BaseModel]]) -> bool:
-    return name[0].islower() or name in structs
-
-
-def _in_order(structs: tuple[Struct, ...], report: Report) -> list[Struct]:
-    """Return the structs, each behind those that it holds; those that hold themselves are reported."""
-    by_name = {struct.name: struct for struct in structs}
-    done: dict[str, bool] = {}  # False while we are inside it
-    order: list[Struct] = []
-
-    def visit(struct: Struct) -> bool:
-        if struct.name in done:
-            return done[struct.name]
-        done[struct.name] = False
-        fine = True
-        for field in struct.fields:
-            inner = by_name.get(field.type.name) if field.type else None
-            if inner is None or visit(inner):
-                continue
-            if fine:
-                message = f"types.{struct.name}.{field.name}: a type may not hold itself, got {inner.name!r}"
-                report.error(field.mark, "E-RECURSIVE-TYPE", message, suggestion="use 'any' for trees")
-            fine = False
-        if fine:
-            order.append(struct)
-        done[struct.name] = fine
-        return fine
-
-    for struct in structs:
-        visit(struct)
-    return order
-
-
-def _make(
-    spec: Spec,
-    declared: Struct | MessageDeclaration,
-    rules: list[Rule] | tuple[()],
-    structs: Mapping[str, type[BaseModel]],
-    report: Report,
-) -> type[BaseModel] | None:
-    """Return the class of a struct or message, or None where one of its fields is wrong."""
-    fields: dict[str, Any] = {}
+def _make(spec: Spec, declared: Struct | MessageDeclaration, models: Models) -> type[BaseModel]:
+    """Return the class of a struct or message."""
     names = {field.name: attribute_name(field.name) for field in declared.fields}
+    fields: dict[str, Any] = {}
     for field in declared.fields:
-        where = f"{declared.name}.{field.name}"
-        found = _field(field, where, names[field.name], structs, report)
-        if found is None:
-            return None
-        fields[names[field.name]] = found
+        kind = annotation(field, models.structs_of(field))
+        default = models.defaults.get((declared.name, field.name))
+        fields[names[field.name]] = kind, _facts(field, names[field.name], default)
     is_message = isinstance(declared, MessageDeclaration)
+    rules = [compile_rule(text, names) for text in declared.rules] if isinstance(declared, MessageDeclaration) else []
     model: type[BaseModel] = create_model(
         declared.name,
         __doc__=declared.doc or f"{declared.name} of the protocol {spec.protocol}.",
@@ -159,75 +127,20 @@ def _make(
     return model
 
 
-def _field(
-    field: Field, where: str, attribute: str, structs: Mapping[str, type[BaseModel]], report: Report
-) -> tuple[Any, Any] | None:
-    """Return what ``create_model`` wants of a field, or None where it is wrong."""
-    wrong = misplaced(field)
-    for message in wrong:
-        report.error(field.mark, SYNTAX, f"{where}: {message}")
-    if wrong:
-        return None
-    kind = annotation(field, structs)
+def _facts(field: Field, attribute: str, default: object) -> Any:
     facts: dict[str, Any] = {"description": field.doc or None, "repr": not field.secret}
     if attribute != field.name:
         facts["alias"] = field.name
     if field.deprecated:
         facts["json_schema_extra"] = {"deprecated": True}  # pydantic's own mark warns at each access
-    optional = field.type is not None and field.type.optional
-    if optional and not field.has_default:
-        facts["default"] = None
-    if field.pattern is None and not field.has_default and not field.has_example:
-        return kind, FieldInfo(**facts)
-    try:
-        adapter: TypeAdapter[object] = TypeAdapter(kind, config=None if _is_model(kind) else CONFIG)
-    except SchemaError:
-        report.error(field.mark, SYNTAX, f"{where}.pattern: expected a regular expression, got {field.pattern!r}")
-        return None
-    if field.has_default:
-        fine, facts["default"] = _try(adapter, field, field.default, "E-BAD-DEFAULT", f"{where}.default", report)
-        if not fine:
-            return None
+    if field.has_default or (field.type is not None and field.type.optional):
+        facts["default"] = default
     if field.has_example:
-        fine, _ = _try(adapter, field, field.example, "E-BAD-EXAMPLE", f"{where}.example", report)
-        if not fine:
-            return None
         facts["examples"] = [field.example]
-    return kind, FieldInfo(**facts)
+    return FieldInfo(**facts)
 
 
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _try(
-    adapter: TypeAdapter[object], field: Field, value: object, rule: str, where: str, report: Report
-) -> tuple[bool, object]:
-    try:
-        return True, adapter.validate_python(value)
-    except ValidationError as error:
-        report.error(field.mark, rule, f"{where}: {_first(error)}")
-        return False, None
-
-
-def _check_examples(declaration: MessageDeclaration, model: type[BaseModel], report: Report) -> None:
-    for index, example in enumerate(declaration.examples):
-        try:
-            model.model_validate(example)
-        except ValidationError as error:
-            place = f"messages.{declaration.name}.examples[{index}]"
-            report.error(declaration.mark, "E-BAD-EXAMPLE", f"{place}: {_first(error)}")
-
-
-def _first(error: ValidationError) -> str:
-    """Return the first mistake; what specs say is no secret."""
-    detail = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in detail["loc"])
-    expected = detail["msg"].removeprefix("Input should be ")
-    return f"{path + ': ' if path else ''}expected {expected}, got {str(detail['input'])[:60]!r}"
-
-
-def _check_rules(rules: list[Rule] | tuple[()], names: Mapping[str, str]) -> Any:
+def _check_rules(rules: list[Rule], names: Mapping[str, str]) -> Any:
     """Return the validator that refuses a message which breaks one of *rules*."""
     aliased = {name: attribute for name, attribute in names.items() if name != attribute}
 

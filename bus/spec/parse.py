@@ -11,11 +11,12 @@ import re
 
 from bus.spec.diagnostic import Report, did_you_mean
 from bus.spec.node import MapNode, Node, Reader, ScalarNode, plain
-from bus.spec.parse_steps import ROLE_NAME, StepParser
+from bus.spec.parse_steps import CALLEE, ROLE_NAME, StepParser
 from bus.spec.rules import RuleError, UnknownField, compile_rule
 from bus.spec.syntax import (
     Delivery,
     Field,
+    Import,
     Mark,
     MessageDeclaration,
     Role,
@@ -30,7 +31,7 @@ TYPE_NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
 MESSAGE_NAME = re.compile(r"[A-Z][A-Za-z0-9_]{0,63}")
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 VERSION = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}")
-IMPORT = re.compile(r"[a-z][a-z0-9-]*@[\^~]?[0-9]+(\.[0-9]+){0,2}")
+IMPORT = CALLEE
 MANY = re.compile(r"([0-9]{1,6})\.\.([0-9]{1,6}|\*)")
 TYPE_EXPRESSION = re.compile(r"(optional )?(?:(list|map) of )?([A-Za-z][A-Za-z0-9]*)")
 
@@ -53,6 +54,8 @@ _TOP = (
     "keys", "roles", "types", "messages", "outcomes", "conversation",
 )  # fmt: skip
 _REQUIRED = ("language", "protocol", "version", "roles", "messages", "conversation")
+_LIBRARY = ("language", "library", "version", "status", "doc", "imports", "defaults", "types", "messages")
+_LIBRARY_REQUIRED = ("language", "library", "version")
 _ROLE_KEYS = ("doc", "pool", "many", "from", "human")
 _MESSAGE_KEYS = ("doc", "delivery", "window", "fields", "rules", "examples", "deprecated", "reserved")
 _NUMBERS = ("min", "max")
@@ -76,15 +79,23 @@ class _SpecParser:
 
     def spec(self, document: Node, source: str) -> Spec:
         read = self._read
-        found = read.fields(document, "protocol file", _TOP, _REQUIRED)
+        given = {entry.key for entry in document.entries} if isinstance(document, MapNode) else set()
+        is_library = "library" in given
+        if is_library:
+            found = read.fields(document, "library file", _LIBRARY, _LIBRARY_REQUIRED)
+        else:
+            required = [key for key in _REQUIRED if key != "messages" or "imports" not in given]
+            found = read.fields(document, "protocol file", _TOP, required)
         if "language" in found and not _is(found["language"], 1):
             read.wrong(found["language"], "language", "1")
-        defaults = read.fields(found["defaults"], "defaults", ("delivery", "within")) if "defaults" in found else {}
+        known = ("delivery",) if is_library else ("delivery", "within")
+        defaults = read.fields(found["defaults"], "defaults", known) if "defaults" in found else {}
         messages = self._messages(found.get("messages"))
         steps = StepParser(self._report)
+        name = "library" if is_library else "protocol"
         return Spec(
             mark=document.mark,
-            protocol=self._matching(found, "protocol", PROTOCOL_NAME, "a name such as my-protocol"),
+            protocol=self._matching(found, name, PROTOCOL_NAME, "a name such as my-protocol"),
             version=self._matching(found, "version", VERSION, "a version such as 1.0.0"),
             roles=self._roles(found.get("roles")),
             messages=messages,
@@ -95,9 +106,10 @@ class _SpecParser:
             imports=self._imports(found.get("imports")),
             delivery=self._word(defaults, "delivery", tuple(Delivery), Delivery.DURABLE, "defaults.delivery"),
             within=read.duration(defaults["within"], "defaults.within") if "within" in defaults else None,
-            keys=self._keys(found.get("keys"), messages),
+            keys=self._keys(found.get("keys"), None if "imports" in found else messages),
             types=self._types(found.get("types")),
             outcomes=self._outcomes(found.get("outcomes")),
+            library=is_library,
         )
 
     def _matching(self, found: dict[str, Node], key: str, pattern: re.Pattern[str], expected: str) -> str:
@@ -121,10 +133,10 @@ class _SpecParser:
                 self._report.error(entry.mark, self._read.rule, f"{where}: expected {expected}, got {entry.key[:60]!r}")
         return kept
 
-    def _imports(self, node: Node | None) -> tuple[str, ...]:
+    def _imports(self, node: Node | None) -> tuple[Import, ...]:
         items = self._read.items(node, "imports") if node else ()
-        read = [self._read.matching(item, "imports", IMPORT, "an import such as common@^1") for item in items]
-        return tuple(text for text in read if text)
+        read = [(item, self._read.matching(item, "imports", IMPORT, "an import such as common@^1")) for item in items]
+        return tuple(Import(item.mark, text) for item, text in read if text)
 
     def _roles(self, node: Node | None) -> tuple[Role, ...]:
         if node is None:
@@ -245,19 +257,12 @@ class _SpecParser:
             rules.append(text)
         return tuple(rules)
 
-    def _keys(self, node: Node | None, messages: tuple[MessageDeclaration, ...]) -> tuple[str, ...]:
-        known = {field.name for message in messages for field in message.fields}
+    def _keys(self, node: Node | None, messages: tuple[MessageDeclaration, ...] | None) -> tuple[str, ...]:
+        """Return the fields named; where they may be of imported messages (None), ``linker`` looks them up."""
         keys = []
         for item in self._read.items(node, "keys") if node else ():
             name = self._read.matching(item, "keys", FIELD_NAME, "a field name")
-            if name and name not in known:
-                self._report.error(
-                    item.mark,
-                    "E-UNKNOWN-FIELD",
-                    f"keys: expected a field of some message, got {name!r}",
-                    suggestion=did_you_mean(name, known),
-                )
-            elif name:
+            if name and (messages is None or is_field(item.mark, name, messages, self._report)):
                 keys.append(name)
         return tuple(keys)
 
@@ -332,6 +337,16 @@ class _SpecParser:
             self._read.wrong(node, where, expected, suggestion=_type_hint(text))
             return None
         return TypeExpression(match[3], match[2], bool(match[1]))
+
+
+def is_field(mark: Mark, key: str, messages: tuple[MessageDeclaration, ...], report: Report) -> bool:
+    """Return whether *key*, which stands at *mark* under ``keys``, is a field of some message; tell where not."""
+    known = {field.name for message in messages for field in message.fields}
+    if key in known:
+        return True
+    text = f"keys: expected a field of some message, got {key!r}"
+    report.error(mark, "E-UNKNOWN-FIELD", text, suggestion=did_you_mean(key, known))
+    return False
 
 
 def _type_hint(text: str) -> str | None:

@@ -30,7 +30,7 @@ ROLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 BRANCH_NAME = ROLE_NAME
 ARROW = re.compile(r"([a-z][a-z0-9_-]*) -> ([a-z][a-z0-9_-]*(?:, [a-z][a-z0-9_-]*)*)")
 SENT = re.compile(r"([A-Z][A-Za-z0-9_]*)([*+]?)")
-CALLEE = re.compile(r"[a-z][a-z0-9-]*@[\^~]?[0-9]+(\.[0-9]+){0,2}")
+CALLEE = re.compile(r"[a-z][a-z0-9-]{0,63}@[\^~]?[0-9]{1,9}(\.[0-9]{1,9}){0,2}")
 UNTIL = re.compile(r"all|any|[1-9][0-9]{0,5}")
 
 _WAIT = ("within", "else", "retry", "remind")

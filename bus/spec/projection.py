@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from bus.spec.automaton import Automaton, Edge, Exchange, closure, error_at
-from bus.spec.counting import settle
+from bus.spec.counting import begun_streams, is_stream, settle
 from bus.spec.syntax import Spec
-from bus.spec.tables import NO_EVENT, NO_TIMER, EventKind, Machine, Move, Tables
+from bus.spec.tables import NO_EACH, NO_EVENT, NO_TIMER, EventKind, Machine, Move, Tables
 from bus.spec.unfold import unfold
 
 # What a role can see happen, in the order in which a state's successors are numbered.
@@ -45,8 +45,10 @@ class Projections:
 
     Attributes:
         reachable: The nodes that can be reached from the start.
+        views: One for each role that is no sub-role.
         points: Point → every message and bus event that may come next there. A point is the start, or where a
             message or bus event has led; silent moves are the choice of whoever speaks next, and make no point.
+            In the order of their distance from the start.
     """
 
     graph: Automaton
@@ -54,9 +56,14 @@ class Projections:
     points: dict[int, tuple[Edge, ...]]
     views: tuple[View, ...]
 
+    def view(self, role: int) -> View:
+        """Return what *role*, which is no sub-role, sees."""
+        return next(view for view in self.views if view.machine.role == role)
+
     def tables(self) -> Tables:
-        """Return what broker and SDK step through."""
-        return _trimmed(self.graph, tuple(view.machine for view in self.views))
+        """Return what broker and SDK step through; a sub-role has the machine of the role that it is from."""
+        by_role = {view.machine.role: view.machine for view in self.views}
+        return _trimmed(self.graph, tuple(by_role[player] for player in self.graph.roles.values()))
 
 
 def project(spec: Spec) -> Projections:
@@ -69,17 +76,41 @@ def project(spec: Spec) -> Projections:
     graph = unfold(spec)
     reachable = closure({graph.start}, lambda node: (edge.target for edge in graph.nodes[node].edges))
     settle(graph, reachable)
+    _shorten(graph, reachable)
     scopes: dict[tuple[int, ...], tuple[int, ...]] = {}
-    views = tuple(_Projection(graph, reachable, role, scopes).run() for role in range(len(spec.roles)))
+    views = tuple(_Projection(graph, reachable, role, scopes).run() for role in sorted(set(graph.roles.values())))
     return Projections(graph, frozenset(reachable), _points(graph), views)
+
+
+def _shorten(graph: Automaton, reachable: set[int]) -> None:
+    """Let messages and bus events lead to where something is decided, past nodes that only lead on, in place.
+
+    What such nodes reset and count is settled already. Ways that lead to the same place then are the same point.
+    """
+
+    def ahead(node: int) -> int:
+        passed = {node}
+        while len(graph.nodes[node].edges) == 1 and not graph.nodes[node].is_position:
+            node = graph.nodes[node].edges[0].target
+            if node in passed:
+                break
+            passed.add(node)
+        return node
+
+    for number in reachable:
+        node = graph.nodes[number]
+        node.edges = [
+            edge if edge.silent or ahead(edge.target) == edge.target else replace(edge, target=ahead(edge.target))
+            for edge in node.edges
+        ]
 
 
 def _points(graph: Automaton) -> dict[int, tuple[Edge, ...]]:
     nodes = graph.nodes
     found: dict[int, tuple[Edge, ...]] = {}
-    waiting = [graph.start]
+    waiting = deque([graph.start])
     while waiting:
-        point = waiting.pop()
+        point = waiting.popleft()
         if point not in found:
             ahead = closure({point}, lambda node: (edge.target for edge in nodes[node].edges if edge.silent))
             found[point] = tuple(edge for node in sorted(ahead) for edge in nodes[node].edges if not edge.silent)
@@ -108,8 +139,18 @@ class _Projection:
         self._unseen = {
             node: [edge.target for edge in graph.nodes[node].edges if not self._sees(edge)] for node in reachable
         }
+        self._streams = {
+            counter
+            for node in reachable
+            for edge in graph.nodes[node].edges
+            if edge.exchange is not None and edge.exchange.sender == role
+            for counter in edge.exchange.guards
+            if is_stream(graph, counter)
+        }
         self._numbers: dict[_State, int] = {}
+        self._reached: dict[frozenset[int], int] = {}  # what was moved to → number
         self._points: list[set[int]] = []  # by number
+        self._begins: list[set[int]] = []  # by number
         self._waiting: deque[_State] = deque()
 
     def run(self) -> View:
@@ -130,6 +171,7 @@ class _Projection:
             scopes=tuple(self._certain(state) for state in states),
             owes=tuple(self._owes(row, events) for row, events in zip(rows, due, strict=True)),
             final=tuple(not row.send and not row.receive for row in rows),
+            begins=tuple(tuple(sorted(one)) for one in self._begins),
         )
         return View(machine, tuple(states), tuple(map(frozenset, self._points)))
 
@@ -144,6 +186,9 @@ class _Projection:
 
     def _number(self, targets: set[int]) -> int:
         """Return the number of the state in which the role is once one of *targets* is reached."""
+        known = self._reached.get(frozenset(targets))
+        if known is not None:
+            return known
         nodes = self._graph.nodes
         around = closure(targets, self._unseen.__getitem__)
         state = frozenset(n for n in around if nodes[n].is_position)
@@ -152,10 +197,13 @@ class _Projection:
             number = self._numbers[state] = len(self._numbers)
             self._waiting.append(state)
             self._points.append(set())
+            self._begins.append(set())
+        self._begins[number] |= {nodes[n].begins for n in around} - {NO_EACH}
         self._points[number] |= targets
         self._points[number] |= {
             edge.target for n in around for edge in nodes[n].edges if not edge.silent and not self._sees(edge)
         }
+        self._reached[frozenset(targets)] = number
         return number
 
     def _row(self, state: _State) -> _Row:
@@ -179,6 +227,7 @@ class _Projection:
                 row.receive[first, second] = self._moved(edges, following)
             else:
                 row.bus[first] = following
+                self._begin_behind(first, edges)
         self._interrupts(raised, row)
         return row
 
@@ -196,14 +245,29 @@ class _Projection:
             following,
             keeps_timer=any(one.stream for one in exchanges),
             scopes=self._interned({scope for one in exchanges for scope in one.scopes}),
+            resets=self._begun(edges),
+            each=min((one.each for one in exchanges), default=NO_EACH),
         )
+
+    def _begin_behind(self, event: int, edges: list[Edge]) -> None:
+        """Let the bus event begin the count of the role's own streams behind it."""
+        begun = self._begun(edges)
+        if begun:
+            told = self._graph.events[event]
+            self._graph.events[event] = replace(told, resets=tuple(sorted({*told.resets, *begun})))
+
+    def _begun(self, edges: list[Edge]) -> tuple[int, ...]:
+        """Return the counters of the role's own streams that begin behind *edges*."""
+        targets = [edge.target for edge in edges]
+        return tuple(sorted(begun_streams(self._graph, targets, self._sees, self._streams)))
 
     def _sent(self, edges: list[Edge], following: int) -> Move:
         move = self._moved(edges, following)
-        move.resets = tuple(sorted({counter for edge in edges for counter in edge.resets}))
+        move.resets = tuple(sorted({*move.resets, *(counter for edge in edges for counter in edge.resets)}))
         move.counts = tuple(sorted({counter for edge in edges for counter in edge.counts}))
         guards = {counter for edge in edges if edge.exchange is not None for counter in edge.exchange.guards}
         move.guards = tuple(sorted(guards))
+        move.voice = self._role
         return move
 
     def _interrupts(self, raised: list[tuple[int, Exchange]], row: _Row) -> None:
@@ -212,7 +276,10 @@ class _Projection:
         for event, exchange in sorted(raised, key=lambda one: -self._graph.events[one[0]].scope):
             label = exchange.type, exchange.address
             if label not in row.send:
-                row.send[label] = Move(row.bus[event], interrupt=event, scopes=self._interned(set(exchange.scopes)))
+                row.send[label] = Move(
+                    row.bus[event], interrupt=event, scopes=self._interned(set(exchange.scopes)), each=exchange.each,
+                    voice=self._role,
+                )  # fmt: skip
             elif row.send[label].interrupt == NO_EVENT:
                 raise error_at(
                     exchange.mark,
@@ -222,7 +289,7 @@ class _Projection:
                 )
 
     def _due(self, row: _Row) -> tuple[int, ...]:
-        kinds = (EventKind.END, EventKind.MAX)
+        kinds = (EventKind.END, EventKind.MAX, EventKind.JOINED, EventKind.CALL)
         return tuple(event for event in sorted(row.bus) if self._graph.events[event].kind in kinds)
 
     def _owes(self, row: _Row, due: tuple[int, ...]) -> bool:
@@ -246,7 +313,9 @@ class _Projection:
         return NO_TIMER if chosen.within == math.inf and chosen.remind is None else timer
 
     def _certain(self, state: _State) -> tuple[int, ...]:
-        around = [set(self._graph.nodes[node].scopes) for node in state]
+        nodes = self._graph.nodes
+        # Where an `each` begins there is no resting: its block has begun, or it has no members and is over.
+        around = [set(nodes[node].scopes) for node in state if nodes[node].begins == NO_EACH]
         return self._interned(set.intersection(*around) if around else set())
 
     def _interned(self, scopes: set[int]) -> tuple[int, ...]:
@@ -265,4 +334,6 @@ def _trimmed(graph: Automaton, machines: tuple[Machine, ...]) -> Tables:
         timers=tuple(graph.timers[timer] for timer in used),
         scopes=tuple(graph.scopes),
         counters=tuple(graph.counters),
+        eaches=tuple(graph.eaches),
+        calls=tuple(graph.calls),
     )

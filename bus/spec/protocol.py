@@ -13,6 +13,21 @@ from bus.spec.syntax import Role, Spec
 from bus.spec.tables import Tables
 
 
+@dataclass(frozen=True, slots=True)
+class Player:
+    """One who takes part in a conversation: a role, or one member of a role that has many.
+
+    Attributes:
+        role: Index in ``Protocol.roles``.
+        name: As people read it: ``"manager"``, ``"bidder:alice"``.
+        member: Its place among the members of the role, or -1.
+    """
+
+    role: int
+    name: str
+    member: int = -1
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Protocol:
     """A compiled protocol. Message types and structs are attributes: ``newsroom.Draft`` is a pydantic model class.
@@ -21,8 +36,12 @@ class Protocol:
         digest: 16 hex digits over the spec's canonical form (docs, examples and layout left out).
         outcomes: The spec's own outcomes, then ``failed`` and ``canceled`` (RULES.md 2), each once;
             a conversation that can fall off its end also has ``done``.
+        callees: What its ``call`` steps name, as written (``"training@^1"``) → that protocol.
         models: The classes of message types, of ``types`` and ``Artifact``, by name.
         type_of: Model class of a message → index of its message type.
+        players: The roles that are one agent, as they take part in every conversation. Where a role has many
+            members (``has_members``), each conversation has these as further players behind them.
+        played_by: Role → the role whose members play it: itself, or the one that a sub-role is from.
         windows: Message type → how many of it a receiver may have unsettled, for types with a ``window``.
     """
 
@@ -35,8 +54,12 @@ class Protocol:
     outcomes: tuple[str, ...]
     tables: Tables
     models: dict[str, type[BaseModel]]
+    callees: dict[str, Protocol] = field(default_factory=dict)
     type_of: dict[type[BaseModel], int] = field(init=False)
     windows: dict[int, int] = field(init=False)
+    players: tuple[Player, ...] = field(init=False)
+    played_by: tuple[int, ...] = field(init=False)
+    has_members: bool = field(init=False)
     _role_of: dict[str, int] = field(init=False)
     _message_of: dict[str, int] = field(init=False)
 
@@ -46,6 +69,15 @@ class Protocol:
         self.__dict__.update(self.models)  # capitalised as they are, they hide nothing
         found(self, "windows", {one.index: one.window for one in self.messages if one.window is not None})
         found(self, "_role_of", {role.name: index for index, role in enumerate(self.roles)})
+        single = (
+            Player(index, role.name)
+            for index, role in enumerate(self.roles)
+            if role.many is None and role.source is None
+        )
+        found(self, "players", tuple(single))
+        numbers = self._role_of
+        found(self, "played_by", tuple(numbers[self.spec.root_of(role.name).name] for role in self.roles))
+        found(self, "has_members", any(role.many is not None for role in self.roles))
         found(self, "_message_of", {one.name: one.index for one in self.messages})
 
     @property

@@ -253,8 +253,20 @@ Block: TypeAlias = tuple[Step, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Import:
+    """A file whose declarations are used here, as ``name@range``."""
+
+    mark: Mark
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
-    """One ``*.protocol.yaml``. *source* is its text, which travels to the broker at registration."""
+    """One ``*.protocol.yaml``.
+
+    *source* travels to the broker at registration: the file's text, or a bundle (``bus.spec.bundle``) where
+    it needs other files. A *library* has neither roles nor a conversation; *protocol* is its name then.
+    """
 
     mark: Mark
     protocol: str
@@ -266,9 +278,29 @@ class Spec:
     language: int = 1
     status: str = "stable"
     doc: str = ""
-    imports: tuple[str, ...] = ()
+    imports: tuple[Import, ...] = ()
     delivery: str = "durable"  # defaults.delivery
     within: float | None = None  # defaults.within; None: settings.within where nothing else bounds the wait
     keys: tuple[str, ...] = ()
     types: tuple[Struct, ...] = ()
     outcomes: tuple[tuple[str, str], ...] = ()  # (name, doc)
+    library: bool = False
+
+    def role(self, name: str) -> Role | None:
+        """Return the role called *name*, or None."""
+        return next((role for role in self.roles if role.name == name), None)
+
+    def root_of(self, name: str) -> Role:
+        """Return the role whose members play *name*: the one itself, or the one that a sub-role is from in the end.
+
+        Raises:
+            LookupError: There is no role of that name, or of one that it is from.
+        """
+        for _ in self.roles:
+            role = self.role(name)
+            if role is None:
+                break
+            if role.source is None:
+                return role
+            name = role.source
+        raise LookupError(f"expected a role that is not from itself, got {name!r}")

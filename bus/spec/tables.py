@@ -13,6 +13,8 @@ from enum import StrEnum
 
 NO_EVENT = -1
 NO_TIMER = -1
+NO_EACH = -1
+ASK = -1  # in the rows of a gathering (``bus.spec.gathering``): the next state is found when the step is taken
 
 
 class EventKind(StrEnum):
@@ -25,6 +27,9 @@ class EventKind(StrEnum):
     LOST = "lost"  # no instance of the role's agent is left
     FAILED = "failed"  # an agent raised Failure, or its delivery is a dead letter
     INTERRUPT = "interrupt"  # a message that may strike anywhere in a scope
+    LATE = "late"  # the members of an `each` that are not through are cut off
+    JOINED = "joined"  # an `each` is over: enough of its members are through, or it had none
+    CALL = "call"  # a protocol that a step `call` runs has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +43,11 @@ class BusEvent:
         scope: The scope that the event closes, or -1.
         role: The late role (ELSE), the lost or failed role, else -1.
         counter: The exhausted counter (MAX), else -1.
-        outcome: The outcome (END), else None.
+        outcome: The outcome (END), that of the called protocol (CALL), else None.
         resets: Counters that begin again at zero when the event fires (applied before *counts*).
         counts: Counters that the event adds one to.
+        each: The `each` in whose block it happens, to one member alone, or -1.
+        call: The ``call`` step that is over (CALL), else -1.
     """
 
     name: str
@@ -53,6 +60,8 @@ class BusEvent:
     outcome: str | None = None
     resets: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
+    each: int = NO_EACH
+    call: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,7 @@ class Timer:
         event: The ELSE event, or -1: the conversation then ends as ``failed``.
         retry: How often the message being answered is delivered again first.
         remind: Seconds between reminders to a person, or None.
+        each: The `each` in whose block it runs, once for every member, or -1.
     """
 
     role: int
@@ -72,6 +82,7 @@ class Timer:
     event: int = NO_EVENT
     retry: int = 0
     remind: float | None = None
+    each: int = NO_EACH
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +94,7 @@ class ScopeTable:
         timeouts: (seconds, TIMEOUT event), counted from the first role's entry.
         lost: role → LOST event.
         failed: role → FAILED event.
+        each: The `each` in whose block it stands, once for every member, or -1.
     """
 
     name: str
@@ -90,19 +102,71 @@ class ScopeTable:
     timeouts: tuple[tuple[float, int], ...] = ()
     lost: tuple[tuple[int, int], ...] = ()
     failed: tuple[tuple[int, int], ...] = ()
+    each: int = NO_EACH
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """Passes of a loop, or messages of a stream, that may happen at most *limit* times.
+    """Passes of a loop, messages of a stream or members of a sub-role, of which there may be at most *limit*.
 
     Attributes:
         event: The MAX event of a loop; -1 for a stream, whose next message is then refused.
+        enrolls: The sub-role into which each count puts a member, or -1.
+        each: The `each` in whose block it counts, for every member apart, or -1.
     """
 
     name: str
     limit: int
     event: int = NO_EVENT
+    enrolls: int = -1
+    each: int = NO_EACH
+
+
+@dataclass(frozen=True, slots=True)
+class EachTable:
+    """An `each`: its block runs once for every member of *role*, side by side.
+
+    Attributes:
+        role: The role, or sub-role, whose members take part.
+        scope: The scope around the block, whose messages are discarded for members that are cut off.
+        needs: How many members must be through; 0: all.
+        joined: The JOINED event behind the block, or -1 where the block is never left that way.
+        none: The JOINED event of an `each` that has no members.
+        left: The JOINED event as it befalls members that are left behind, or -1; *joined* stands for it.
+        late: The LATE event, or -1 where nobody is ever cut off.
+        on_join: Whether members that are not through when enough are take `late`; else they are left behind.
+    """
+
+    role: int
+    scope: int
+    needs: int = 0
+    joined: int = NO_EVENT
+    none: int = NO_EVENT
+    left: int = NO_EVENT
+    late: int = NO_EVENT
+    on_join: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallTable:
+    """A ``call`` step: it begins once every role's state has its events in *bus*, and one of them ends it.
+
+    Attributes:
+        protocol: What is called, as written: ``"training@^1"``; a key of ``Protocol.callees``.
+        roles: (their role's name, our role): who plays ours is to play theirs.
+        events: (outcome of the called protocol, CALL event), at least one.
+        within: Seconds after which the called conversation is canceled, or None.
+    """
+
+    protocol: str
+    roles: tuple[tuple[str, int], ...]
+    events: tuple[tuple[str, int], ...]
+    within: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The called protocol's name."""
+        return self.protocol.partition("@")[0]
 
 
 @dataclass(slots=True)
@@ -114,9 +178,14 @@ class Move:
         interrupt: The INTERRUPT event that this send raises, or -1; the event's own resets and counts hold.
         keeps_timer: A stream's message: the running deadline is that of the message that ends the stream.
         counts: Counters that this message adds one to (sender's moves only).
-        resets: Counters that begin again at zero (sender's moves only; applied before *counts*).
+        resets: Counters that begin again at zero (applied before *counts*; of a receiver's move once it takes the
+            message in: streams of its own).
         guards: Counters that must be below their limit for this send to be allowed.
         scopes: Scopes that the message belongs to: closing one of them discards it while undelivered.
+        each: The `each` in whose block the message stands, or -1.
+        voice: Who speaks, as receivers know it (sender's moves only): the role; in a gathering see there.
+        member: The member of the `each` that is meant, or -1; in a gathering only.
+        then: The state that follows for that member, or for all where *member* is -1; in a gathering only.
     """
 
     next: int
@@ -126,11 +195,15 @@ class Move:
     resets: tuple[int, ...] = ()
     guards: tuple[int, ...] = ()
     scopes: tuple[int, ...] = ()
+    each: int = NO_EACH
+    voice: int = -1
+    member: int = -1
+    then: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Machine:
-    """What one role may do: parallel tuples, one entry a state.
+    """What one role may do: parallel tuples, one entry a state. Treated as frozen, but by ``bus.spec.gathering``.
 
     Attributes:
         start: The state in which the role begins.
@@ -138,14 +211,15 @@ class Machine:
         send: (message type, address) → Move. At-most-once messages have a Move too; it is never stepped.
         receive: (sender role, message type) → Move.
         bus: bus event → next state. A missing event leaves the role where it is.
-        due: END and MAX events that the bus fires once every role's state has them in *bus*
-            (MAX: once its counter is full, too).
+        due: END, MAX and JOINED events that the bus fires once every role's state has them in *bus*
+            (MAX: once its counter is full, too), and CALL events: the bus begins the call then.
         timer: Index of the running deadline, or -1.
         scopes: Scopes in which the role certainly stands, outermost first; equal tuples are the same object.
         owes: The role must send before anything else can reach it. Interrupts do not count, nor does a
             MAX event in *due*: while its counter is full the role owes nothing, and only the
             conversation knows the counter.
         final: Nothing but bus events can happen to the role any more.
+        begins: The `each`es whose block may begin there.
     """
 
     role: int
@@ -158,6 +232,7 @@ class Machine:
     scopes: tuple[tuple[int, ...], ...]
     owes: tuple[bool, ...]
     final: tuple[bool, ...]
+    begins: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +245,5 @@ class Tables:
     timers: tuple[Timer, ...]
     scopes: tuple[ScopeTable, ...]
     counters: tuple[Counter, ...]
+    eaches: tuple[EachTable, ...] = ()
+    calls: tuple[CallTable, ...] = ()

@@ -8,7 +8,7 @@ as well-formed (``check``); what is not is refused with ``SpecError``, never wit
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bus.spec.automaton import (
     DEFAULT,
@@ -19,9 +19,9 @@ from bus.spec.automaton import (
     Decision,
     Edge,
     Exchange,
-    Node,
     error_at,
 )
+from bus.spec.growth import Around, Frame, Growth
 from bus.spec.interleave import Strand, interleave
 from bus.spec.syntax import (
     Block,
@@ -29,40 +29,19 @@ from bus.spec.syntax import (
     Call,
     Choice,
     Continue,
+    Each,
     End,
+    Enroll,
     Interrupt,
     Loop,
-    Mark,
     Parallel,
     Scope,
     Send,
     Spec,
     Step,
 )
-from bus.spec.tables import NO_EVENT, BusEvent, Counter, EventKind, ScopeTable, Timer
-
-NOT_RUN = "E-NOT-RUN"  # in order, but of a kind that this version cannot run
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """A loop around a step: where ``continue`` and ``break`` lead, and its counter or -1."""
-
-    name: str
-    head: int
-    after: int
-    counter: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Around:
-    """What stands around a step. *covered*: something outside bounds every wait in it (RULES.md 19)."""
-
-    scopes: tuple[int, ...] = ()
-    counters: tuple[int, ...] = ()
-    frames: tuple[_Frame, ...] = ()
-    regions: tuple[tuple[int, int], ...] = ()
-    covered: bool = False
+from bus.spec.tables import NO_EVENT, BusEvent, EventKind, Timer
+from bus.spec.unfold_each import unfold_each, unfold_enroll
 
 
 def unfold(spec: Spec) -> Automaton:
@@ -70,90 +49,31 @@ def unfold(spec: Spec) -> Automaton:
 
     Raises:
         SpecError: A step cannot be reached, names something undeclared, has no meaning where it
-            stands, is of a kind that this version does not run, or there are too many positions.
+            stands, or there are too many positions.
     """
     return _Unfolding(spec).run()
 
 
 class _Unfolding:
-    """The automaton while it grows. Nodes are only ever added, so a body's nodes are one range of numbers."""
+    """What each step of the language means for the automaton that grows."""
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self._graph = Automaton(
-            roles={role.name: index for index, role in enumerate(spec.roles)},
-            messages={message.name: index for index, message in enumerate(spec.messages)},
-        )
-        self._terminal = -1
-        self._entered: set[int] = set()
+        self._grow = Growth(spec)
+        self._graph = self._grow.graph
 
     def run(self) -> Automaton:
-        outermost = _Around()
+        outermost = Around()
         mark = self._spec.mark
-        self._terminal = self._graph.add_node(mark, Node(terminal=True))
-        self._graph.start = self._node(mark, outermost)
+        self._graph.start = self._grow.node(mark, outermost)
         last = self._block(self._spec.conversation, self._graph.start, outermost)
         if last is not None:
-            self._graph.implicit_end = self._end(mark, last, "done")
+            self._graph.implicit_end = self._grow.end(mark, last, "done")
         return self._graph
-
-    # -- the graph ---------------------------------------------------------------------------------
-
-    def _node(self, mark: Mark, around: _Around) -> int:
-        return self._graph.add_node(mark, Node(scopes=around.scopes, counters=around.counters))
-
-    def _edge(self, source: int, edge: Edge) -> None:
-        self._graph.nodes[source].edges.append(edge)
-        self._entered.add(edge.target)
-
-    def _leads(self, source: int | None, target: int) -> None:
-        if source is not None:
-            self._edge(source, Edge(target))
-
-    def _reached(self, node: int) -> int | None:
-        return node if node in self._entered else None
-
-    def _role(self, mark: Mark, name: str) -> int:
-        if name not in self._graph.roles:
-            raise error_at(mark, "E-UNKNOWN-ROLE", f"expected a declared role, got {name!r}; declare it under roles")
-        return self._graph.roles[name]
-
-    def _exchange(self, send: Send, around: _Around) -> Exchange:
-        if send.message not in self._graph.messages:
-            raise error_at(
-                send.mark,
-                "E-UNKNOWN-MESSAGE",
-                f"expected a declared message type, got {send.message!r}; declare it under messages",
-            )
-        receivers = tuple(self._role(send.mark, name) for name in send.receivers)
-        return Exchange(
-            mark=send.mark,
-            sender=self._role(send.mark, send.sender),
-            address=self._graph.address(receivers),
-            type=self._graph.messages[send.message],
-            stream=bool(send.repeat),
-            scopes=around.scopes,
-            regions=around.regions,
-        )
-
-    def _scope(self, name: str, around: _Around) -> int:
-        parent = around.scopes[-1] if around.scopes else -1
-        self._graph.scopes.append(ScopeTable(name, parent))
-        return len(self._graph.scopes) - 1
-
-    def _counter(self, mark: Mark, name: str, limit: int, event: int = NO_EVENT) -> int:
-        self._graph.counted.append(mark)
-        self._graph.counters.append(Counter(name, limit, event))
-        return len(self._graph.counters) - 1
-
-    def _positions(self, first: int) -> list[int]:
-        """Return the nodes made since *first* in which a conversation can rest."""
-        nodes = self._graph.nodes
-        return [number for number in range(first, len(nodes)) if nodes[number].is_position]
 
     # -- steps: each takes the node where it is enabled and returns the node behind it, or None -----
 
-    def _block(self, block: Block, here: int, around: _Around) -> int | None:
+    def _block(self, block: Block, here: int, around: Around) -> int | None:
         current: int | None = here
         waits: tuple[int, ...] = ()
         for step in block:
@@ -169,7 +89,7 @@ class _Unfolding:
             waits = (enabled,) if isinstance(step, Send) and step.repeat == "+" else ()
         return current
 
-    def _step(self, step: Step, here: int, waits: tuple[int, ...], around: _Around) -> int | None:
+    def _step(self, step: Step, here: int, waits: tuple[int, ...], around: Around) -> int | None:
         match step:
             case Send():
                 return self._send(step, here, waits, around)
@@ -182,65 +102,63 @@ class _Unfolding:
             case Parallel():
                 return self._parallel(step, here, around)
             case End():
-                self._end(step.mark, here, step.outcome)
+                self._grow.end(step.mark, here, step.outcome)
             case Break():
-                self._edge(here, Edge(self._frame(step, around).after))
+                self._grow.edge(here, Edge(self._frame_of(step, around).after))
             case Continue():
-                self._again(here, self._frame(step, around))
-            case _:  # Each, Enroll, Call
-                what = (
-                    f"call: {step.protocol}"
-                    if isinstance(step, Call)
-                    else f"{type(step).__name__.lower()}: {step.role}"
-                )
-                problem = f"{what!r} is part of the language, but this version does not run it yet"
-                raise error_at(step.mark, NOT_RUN, problem)
+                self._again(here, self._frame_of(step, around))
+            case Each():
+                return unfold_each(self._grow, self._block, step, here, around)
+            case Enroll():
+                return unfold_enroll(self._grow, step, here, around)
+            case Call():
+                return self._call(step, here, around)
         return None
 
-    def _send(self, send: Send, here: int, waits: tuple[int, ...], around: _Around) -> int:
-        exchange = self._exchange(send, around)
+    def _send(self, send: Send, here: int, waits: tuple[int, ...], around: Around) -> int:
+        exchange = self._grow.exchange(send, around)
         if send.repeat:
             after = self._stream(send, exchange, here, around)
         else:
-            after = self._node(send.mark, around)
-            self._edge(here, Edge(after, exchange))
+            after = self._grow.node(send.mark, around)
+            self._grow.edge(here, Edge(after, exchange))
         self._arm(send, exchange.sender, (here, *self._same_speaker(waits, exchange.sender)), after, around)
         return after
 
-    def _stream(self, send: Send, exchange: Exchange, here: int, around: _Around) -> int:
+    def _stream(self, send: Send, exchange: Exchange, here: int, around: Around) -> int:
         counter: tuple[int, ...] = ()
         if send.max is not None:
-            counter = (self._counter(send.mark, send.message, send.max),)
-        head = self._node(send.mark, replace(around, counters=around.counters + counter))
-        after = self._node(send.mark, around)
+            counter = (self._grow.counter(send.mark, send.message, send.max),)
+        head = self._grow.node(send.mark, replace(around, counters=around.counters + counter))
+        after = self._grow.node(send.mark, around)
         if send.repeat == "+":
-            self._edge(here, Edge(head, exchange, resets=counter, counts=counter))
+            self._grow.edge(here, Edge(head, exchange, resets=counter, counts=counter))
         else:
-            self._edge(here, Edge(head, resets=counter))
-        self._edge(head, Edge(head, replace(exchange, guards=counter), counts=counter))
-        self._edge(head, Edge(after))
+            self._grow.edge(here, Edge(head, resets=counter))
+        self._grow.edge(head, Edge(head, replace(exchange, guards=counter), counts=counter))
+        self._grow.edge(head, Edge(after))
         return after
 
-    def _choice(self, choice: Choice, here: int, waits: tuple[int, ...], around: _Around) -> int | None:
-        decider = self._role(choice.mark, choice.decider)
-        after = self._node(choice.mark, around)
+    def _choice(self, choice: Choice, here: int, waits: tuple[int, ...], around: Around) -> int | None:
+        decider = self._grow.role(choice.mark, choice.decider)
+        after = self._grow.node(choice.mark, around)
         self._arm(choice, decider, (here, *self._same_speaker(waits, decider)), after, around)
         branches = []
         for branch in choice.branches:
-            first = self._node(branch.mark, around)
+            first = self._grow.node(branch.mark, around)
             branches.append((branch.name, first))
-            self._edge(here, Edge(first))
-            self._leads(self._block(branch.body, first, around), after)
+            self._grow.edge(here, Edge(first))
+            self._grow.leads(self._block(branch.body, first, around), after)
         self._graph.decisions.append(Decision(choice.mark, decider, tuple(branches)))
-        return self._reached(after)
+        return self._grow.reached(after)
 
-    def _loop(self, loop: Loop, here: int, around: _Around) -> int | None:
+    def _loop(self, loop: Loop, here: int, around: Around) -> int | None:
         graph = self._graph
-        after = self._node(loop.mark, around)
+        after = self._grow.node(loop.mark, around)
         inside, exhausted, late = around, NO_EVENT, NO_EVENT
-        frame = _Frame(loop.name, -1, after, -1)
+        frame = Frame(loop.name, -1, after, -1)
         if loop.within is not None and loop.within != math.inf:
-            scope = self._scope(loop.name, around)
+            scope = self._grow.scope(loop.name, around)
             late = graph.add_event(
                 BusEvent(f"{loop.name}.timeout", EventKind.TIMEOUT, loop.name, discards=True, scope=scope)
             )
@@ -250,12 +168,12 @@ class _Unfolding:
             exhausted = graph.add_event(
                 BusEvent(f"{loop.name}.max", EventKind.MAX, loop.name, counter=len(graph.counters))
             )
-            frame = replace(frame, counter=self._counter(loop.mark, loop.name, loop.max, exhausted))
+            frame = replace(frame, counter=self._grow.counter(loop.mark, loop.name, loop.max, exhausted))
             inside = replace(inside, counters=(*around.counters, frame.counter))
-        frame = replace(frame, head=self._node(loop.mark, inside))
+        frame = replace(frame, head=self._grow.node(loop.mark, inside))
         inside = replace(inside, frames=(*around.frames, frame))
         counted = (frame.counter,) if exhausted != NO_EVENT else ()
-        self._edge(here, Edge(frame.head, resets=counted))
+        self._grow.edge(here, Edge(frame.head, resets=counted))
         last = self._block(loop.body, frame.head, inside)
         if last is not None:
             self._again(last, frame)
@@ -263,25 +181,25 @@ class _Unfolding:
             self._graph.guard(frame.head, frame.counter)
         if exhausted != NO_EVENT or late != NO_EVENT:
             self._leave(loop, frame, exhausted, late, around)
-        return self._reached(after)
+        return self._grow.reached(after)
 
-    def _leave(self, loop: Loop, frame: _Frame, exhausted: int, late: int, around: _Around) -> None:
+    def _leave(self, loop: Loop, frame: Frame, exhausted: int, late: int, around: Around) -> None:
         """Let the bus end the loop by its passes or its time, and go on with its ``else``."""
-        aside = self._node(loop.mark, around)
+        aside = self._grow.node(loop.mark, around)
         if exhausted != NO_EVENT:
-            self._edge(frame.head, Edge(aside, event=exhausted))
+            self._grow.edge(frame.head, Edge(aside, event=exhausted))
         if late != NO_EVENT:
-            for node in self._positions(frame.head):
-                self._edge(node, Edge(aside, event=late))
+            for node in self._grow.positions(frame.head):
+                self._grow.edge(node, Edge(aside, event=late))
         if loop.otherwise is None:
-            self._end(loop.mark, aside, "failed")
+            self._grow.end(loop.mark, aside, "failed")
         else:
-            self._leads(self._block(loop.otherwise, aside, around), frame.after)
+            self._grow.leads(self._block(loop.otherwise, aside, around), frame.after)
 
-    def _again(self, source: int, frame: _Frame) -> None:
-        self._edge(source, Edge(frame.head, counts=(frame.counter,) if frame.counter >= 0 else ()))
+    def _again(self, source: int, frame: Frame) -> None:
+        self._grow.edge(source, Edge(frame.head, counts=(frame.counter,) if frame.counter >= 0 else ()))
 
-    def _frame(self, step: Break | Continue, around: _Around) -> _Frame:
+    def _frame_of(self, step: Break | Continue, around: Around) -> Frame:
         for frame in reversed(around.frames):
             if step.loop in (None, frame.name):
                 return frame
@@ -292,24 +210,24 @@ class _Unfolding:
             f"expected {wanted} around this {type(step).__name__.lower()}, got none",
         )
 
-    def _scoped(self, scope: Scope, here: int, around: _Around) -> int | None:
-        number = self._scope(scope.name, around)
-        after = self._node(scope.mark, around)
+    def _scoped(self, scope: Scope, here: int, around: Around) -> int | None:
+        number = self._grow.scope(scope.name, around)
+        after = self._grow.node(scope.mark, around)
         timed = any(interrupt.timeout not in (None, math.inf) for interrupt in scope.interrupts)
         inside = replace(around, scopes=(*around.scopes, number), covered=around.covered or timed)
-        first = self._node(scope.mark, inside)
-        self._edge(here, Edge(first))
-        self._leads(self._block(scope.body, first, inside), after)
-        positions = self._positions(first)
+        first = self._grow.node(scope.mark, inside)
+        self._grow.edge(here, Edge(first))
+        self._grow.leads(self._block(scope.body, first, inside), after)
+        positions = self._grow.positions(first)
         for interrupt in scope.interrupts:
-            aside = self._node(interrupt.mark, around)
+            aside = self._grow.node(interrupt.mark, around)
             edge = self._interrupt(interrupt, scope.name, number, aside, around)
             for node in positions:
-                self._edge(node, edge)
-            self._leads(self._block(interrupt.body, aside, around), after)
-        return self._reached(after)
+                self._grow.edge(node, edge)
+            self._grow.leads(self._block(interrupt.body, aside, around), after)
+        return self._grow.reached(after)
 
-    def _interrupt(self, interrupt: Interrupt, name: str, scope: int, target: int, around: _Around) -> Edge:
+    def _interrupt(self, interrupt: Interrupt, name: str, scope: int, target: int, around: Around) -> Edge:
         """Return the edge that cuts the scope short wherever it stands, and note it in the scope's table."""
         graph, mark, table = self._graph, interrupt.mark, self._graph.scopes[scope]
 
@@ -317,17 +235,17 @@ class _Unfolding:
             return graph.add_event(BusEvent(f"{name}.{suffix}", kind, name, discards=True, scope=scope, role=role))
 
         if interrupt.message is not None:
-            exchange = self._exchange(interrupt.message, around)
+            exchange = self._grow.exchange(interrupt.message, around)
             return Edge(target, exchange, event(EventKind.INTERRUPT, interrupt.message.message))
         if interrupt.timeout is not None:
             number = event(EventKind.TIMEOUT, "timeout")
             graph.scopes[scope] = replace(table, timeouts=(*table.timeouts, (interrupt.timeout, number)))
         elif interrupt.lost is not None:
-            role = self._role(mark, interrupt.lost)
+            role = self._grow.role(mark, interrupt.lost)
             number = event(EventKind.LOST, f"lost.{interrupt.lost}", role)
             graph.scopes[scope] = replace(table, lost=(*table.lost, (role, number)))
         elif interrupt.failed is not None:
-            role = self._role(mark, interrupt.failed)
+            role = self._grow.role(mark, interrupt.failed)
             number = event(EventKind.FAILED, f"failed.{interrupt.failed}", role)
             graph.scopes[scope] = replace(table, failed=(*table.failed, (role, number)))
         else:
@@ -338,24 +256,28 @@ class _Unfolding:
             )
         return Edge(target, event=number)
 
-    def _parallel(self, parallel: Parallel, here: int, around: _Around) -> int | None:
-        after = self._node(parallel.mark, around)
+    def _parallel(self, parallel: Parallel, here: int, around: Around) -> int | None:
+        after = self._grow.node(parallel.mark, around)
         strands = []
         number = self._graph.n_parallels
         self._graph.n_parallels += 1
         for index, branch in enumerate(parallel.branches):
             inside = replace(around, regions=(*around.regions, (number, index)))
-            first = self._node(branch.mark, inside)
+            first = self._grow.node(branch.mark, inside)
             last = self._block(branch.body, first, inside)
             strands.append(Strand(first, last, len(self._graph.nodes)))
         start, joined = interleave(self._graph, parallel.mark, tuple(strands), after)
-        self._edge(here, Edge(start))
+        self._grow.edge(here, Edge(start))
         return after if joined else None
 
-    def _end(self, mark: Mark, here: int, outcome: str) -> int:
-        event = self._graph.add_event(BusEvent(f"{outcome}.end", EventKind.END, f"end {outcome}", outcome=outcome))
-        self._edge(here, Edge(self._terminal, event=event))
-        return event
+    def _call(self, call: Call, here: int, around: Around) -> int | None:
+        """Wait for what is called: nothing but its outcomes, which the bus tells to all, leads on from here."""
+        after = self._grow.node(call.mark, around)
+        for branch, event in self._graph.add_call(call, around.regions):
+            aside = self._grow.node(branch.mark, around)
+            self._grow.edge(here, Edge(aside, event=event))
+            self._grow.leads(self._block(branch.body, aside, around), after)
+        return self._grow.reached(after)
 
     # -- deadlines ---------------------------------------------------------------------------------
 
@@ -368,7 +290,7 @@ class _Unfolding:
             if any(edge.exchange is not None and edge.exchange.sender == role for edge in graph.nodes[node].edges)
         )
 
-    def _arm(self, step: Send | Choice, role: int, nodes: tuple[int, ...], after: int, around: _Around) -> None:
+    def _arm(self, step: Send | Choice, role: int, nodes: tuple[int, ...], after: int, around: Around) -> None:
         """Start the deadline of *step* in *nodes*; what follows a missed one leads to *after*."""
         place = step.message if isinstance(step, Send) else f"choice {step.decider}"
         stream = isinstance(step, Send) and bool(step.repeat)
@@ -377,16 +299,16 @@ class _Unfolding:
         event = NO_EVENT
         if step.otherwise is not None:
             event = self._graph.add_event(BusEvent(f"{place}.else", EventKind.ELSE, place, role=role))
-            aside = self._node(step.mark, around)
+            aside = self._grow.node(step.mark, around)
             for node in nodes:
-                self._edge(node, Edge(aside, event=event))
-            self._leads(self._block(step.otherwise, aside, around), after)
+                self._grow.edge(node, Edge(aside, event=event))
+            self._grow.leads(self._block(step.otherwise, aside, around), after)
         timer = Timer(role, place, self._within(step, around), event, step.retry, step.remind)
-        self._graph.timers.append(timer)
+        self._graph.add_timer(timer)
         for node in nodes:
             self._graph.nodes[node].deadlines.append((rank, len(self._graph.timers) - 1))
 
-    def _within(self, step: Send | Choice, around: _Around) -> float | None:
+    def _within(self, step: Send | Choice, around: Around) -> float | None:
         if step.within is not None:
             return step.within
         if self._spec.within is not None:

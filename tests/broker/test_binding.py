@@ -138,7 +138,7 @@ def test_conversation_of_somebody_else_cannot_be_opened(desk: Desk) -> None:
 def test_attaching_without_the_conversations_protocol_is_refused(desk: Desk) -> None:
     client = desk.peer("client")
     conversation = ask(desk, client)
-    client.hello(source=JOB.replace("1.0.0", "1.1.0"))
+    client.hello(source=JOB.replace("1.0.0", "2.0.0"))
     client.inbox.clear()
 
     client.put([Kind.OPEN, client.number(), conversation, 0, 0, "r1", {}, None])

@@ -184,7 +184,7 @@ def test_secret_key_is_not_told(desk: Desk) -> None:
     conversation = desk.open(client, "client")
     first = encode_body({"task_id": "t1", "password": "hunter2"})
     desk.send(client, conversation, "client", "Ask", "worker", body=first)
-    keys = desk.broker._state.conversations[conversation].keys
+    keys = desk.broker._state.conversations[conversation].watch.keys
     assert keys is not None
     fault = keys.find_fault(desk.protocol.messages[0], encode_body({"task_id": "t1", "password": "other"}))
 

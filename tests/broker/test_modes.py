@@ -14,7 +14,7 @@ from bus.spec.mode import Mode, read_mode
 from bus.wire.codec import encode_body
 from bus.wire.record import WIRE_VERSION, Kind, Record
 
-STATE, POSITION = 12, 5
+SEQUENCE, POSITION = 11, 5
 
 
 def desk_in(mode: Mode, source: str = JOB) -> Desk:
@@ -48,7 +48,7 @@ def test_forbidden_message_is_delivered_and_steps_nobody(desk: Desk) -> None:
 
     delivery = worker.take_one(Kind.DELIVER)
     assert desk.name_of(delivery) == "Ask"
-    assert (delivery[POSITION], delivery[STATE]) == (2, -1 - before["worker"])
+    assert (delivery[POSITION], delivery[SEQUENCE]) == (2, -2)
     assert client.refusals() == []
     assert facts(desk, client)["states"] == before
 
@@ -128,7 +128,7 @@ def test_at_most_once_message_is_passed_whatever_the_receiver_expects(desk: Desk
 
     [note] = client.take(Kind.DELIVER)
     assert (desk.name_of(note), note[POSITION]) == ("Note", 0)
-    assert note[STATE] < 0
+    assert note[SEQUENCE] < 0
     assert facts(desk, client)["n_violations"] == 1
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from desk import Desk, Peer
 
-from bus.broker.past import Past
 from bus.wire.record import Kind
 
 NESTED = """
@@ -116,15 +115,3 @@ def test_what_was_seen_is_told_apart_after_a_restart(desk: Desk) -> None:
 
     assert says(desk, worker, conversation, "Other", 0) == "not-allowed"
     assert says(desk, worker, conversation, "Part", 0) == "superseded"
-
-
-def test_memory_of_events_is_bounded_and_who_is_further_behind_is_not_blamed(desk: Desk) -> None:
-    machine = desk.protocol.tables.machines[desk.protocol.role_index("worker")]
-    waiting = next(state for state, moves in enumerate(machine.send) if not moves)
-    past = Past()
-    for epoch in range(1000):
-        past.leave(epoch, waiting, is_told=True)
-
-    assert past.was_allowed(machine, (0, 0), 500)
-    assert not past.was_allowed(machine, (0, 0), 999)
-    assert not past.was_allowed(machine, (0, 0), 1000)

@@ -1,6 +1,7 @@
 """``palaver check``: what it prints and how it ends."""
 
 import json
+import os
 
 import pytest
 
@@ -52,10 +53,26 @@ def test_a_bad_file_exits_with_1_and_shows_place_rule_and_nearest_word(check):
 def test_json_is_a_list_of_findings(check):
     code, out, err = check({"greet.protocol.yaml": BAD}, "--format", "json")
 
-    first = json.loads(out)[0]
+    [first] = json.loads(out)
     assert (code, err) == (1, "")
-    assert {"file", "line", "column", "rule", "severity", "message", "suggestion"} <= set(first)
+    assert list(first) == [
+        "file", "line", "column", "rule", "severity", "role", "message", "trace", "suggestion",
+    ]  # fmt: skip
     assert first["line"] == 9
+
+
+def test_json_of_a_good_file_is_an_empty_list(check):
+    assert check({"greet.protocol.yaml": GOOD}, "--format", "json") == (0, "[]\n", "")
+
+
+def test_a_finding_shows_its_line_its_trace_and_what_to_try(check):
+    text = GOOD.replace("  - end: done", "  - {a -> b: Hello*, max: 3}\n  - b -> a: Hello\n  - end: done")
+
+    _, out, _ = check({"greet.protocol.yaml": text})
+
+    assert "    11 │   - b -> a: Hello\n             ^\n" in out
+    assert "    a            b\n    │── Hello ──>│\n    │<── Hello ──│\n" in out
+    assert "    try: let one of them decide" in out
 
 
 def test_github_annotations_are_workflow_commands(check):
@@ -84,8 +101,45 @@ def test_a_folder_is_looked_through(check, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("2 files: 1 error")
 
 
-@pytest.mark.parametrize("name", ["missing.protocol.yaml", "."])
-def test_nothing_to_check_is_a_usage_error(check, capsys, name):
+WORDS = "language: 1\nlibrary: words\nversion: 1.0.0\nmessages: {Hello: {fields: {text: string}}}\n"
+USING = GOOD.replace("messages:\n  Hello: {fields: {text: string}}\n", "imports: [words@^1]\n")
+
+
+def test_what_a_file_imports_is_found_beside_it(check):
+    code, out, err = check({"greet.protocol.yaml": USING, "words.protocol.yaml": WORDS})
+
+    assert (code, out) == (0, "")
+    assert err.startswith("2 files: 0 errors, 0 warnings")
+
+
+def test_an_import_in_another_version_is_a_finding_that_names_it(check):
+    code, out, _ = check({"greet.protocol.yaml": USING.replace("^1", "^2"), "words.protocol.yaml": WORDS})
+
+    assert code == 1
+    assert "greet.protocol.yaml:5:11: E-UNKNOWN-IMPORT" in out
+    assert "found 1.0.0 (words.protocol.yaml)" in out
+
+
+def test_names_in_annotations_cannot_end_them(check):
+    _, out, _ = check({"a,b:c%.protocol.yaml": BAD}, "--format", "github")
+
+    assert out.startswith("::error file=a%2Cb%3Ac%25.protocol.yaml,line=9,")
+
+
+@pytest.mark.parametrize("form", ["text", "json", "github"])
+def test_a_file_name_that_is_no_text_can_be_printed(check, form):
+    name = os.fsdecode(b"caf\xe9.protocol.yaml")
+
+    code, out, _ = check({name: BAD}, "--format", form)
+
+    assert code == 1
+    assert "E-UNKNOWN-MESSAGE" in out
+
+
+@pytest.mark.parametrize("name", ["missing.protocol.yaml", ".", "x" * 5000, "greet.protocol.yaml/x"])
+def test_nothing_to_check_is_a_usage_error(check, tmp_path, capsys, name):
+    if "/" in name:
+        (tmp_path / "greet.protocol.yaml").write_text(GOOD)
     with pytest.raises(SystemExit) as ended:
         main(["check", name])
 

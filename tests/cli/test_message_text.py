@@ -9,12 +9,12 @@ from bus.cli.message_text import (
     describe_field,
     fields_of,
     find_message_type,
-    is_required,
     read_field,
     read_values,
 )
 from bus.errors import BodyInvalid, NotAllowed
 from bus.spec.compile import load_protocol
+from bus.spec.json_schema import is_required
 
 newsroom = load_protocol("newsroom")
 BRIEF = newsroom.messages[newsroom.message_index("Brief")]

@@ -46,7 +46,7 @@ def test_wrong_receiver_is_refused_with_the_right_one() -> None:
 
 
 def test_named_receiver_is_taken() -> None:
-    assert seat_of("client").choose(work.Ask(job="a", n=1), ["worker"])[0] == work.message_index("Ask")
+    assert seat_of("client").choose(work.Ask(job="a", n=1), ["worker"])[0][0][0] == work.message_index("Ask")
 
 
 def test_key_keeps_its_value_in_a_conversation() -> None:

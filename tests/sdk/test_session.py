@@ -234,7 +234,7 @@ def test_protocol_that_is_new_to_a_live_session_is_taught_before_it_is_opened() 
     opened, sent = output(session)
     assert opened[:4] == [Kind.OPEN, 1, CONVERSATION, 3]
     assert sent[:2] == [Kind.SEND, 2]
-    assert session.protocol_of(3) is work
+    assert session.numbering.of_broker(3) is work
 
 
 def test_protocol_added_between_hello_and_welcome_is_taught() -> None:

@@ -101,8 +101,8 @@ class ReferenceRun:
         ]
 
     def _mishaps(self) -> list[int]:
-        """Return what may befall the conversation now: missed deadlines, timeouts, lost and failed roles."""
-        found = []
+        """Return what may befall the conversation now: missed deadlines, timeouts, lost and failed roles, returns."""
+        found = [event for event in self._due() if self.tables.events[event].kind is EventKind.CALL]
         for role, machine in enumerate(self.tables.machines):
             if machine.timer[self.states[role]] >= 0:
                 found.append(self.tables.timers[machine.timer[self.states[role]]].event)
@@ -121,16 +121,21 @@ class ReferenceRun:
                 index += 1
             else:
                 self.states[role] = move.next
+                for counter in move.resets:
+                    self.counters[counter] = 0
                 del self.early[role][index]
                 index = 0
 
     def _fire_due(self) -> None:
         while self.outcome is None:
-            due = {event for role, one in enumerate(self.tables.machines) for event in one.due[self.states[role]]}
-            ready = [event for event in sorted(due) if self._reaches_all(event) and self._is_full(event)]
+            ready = [event for event in self._due() if self._reaches_all(event) and self._is_full(event)]
+            ready = [event for event in ready if self.tables.events[event].kind is not EventKind.CALL]
             if not ready:
                 return
             self.fire(ready[0])
+
+    def _due(self) -> list[int]:
+        return sorted({event for role, one in enumerate(self.tables.machines) for event in one.due[self.states[role]]})
 
     def _is_full(self, event: int) -> bool:
         counter = self.tables.events[event].counter

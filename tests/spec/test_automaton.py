@@ -24,23 +24,6 @@ def rule_of(error: SpecError) -> str:
 # -- what is refused ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("step", "named"),
-    [
-        ("- each: b\n  do: [{a -> b: M1}]", "each: b"),
-        ("- enroll: b", "enroll: b"),
-        ("- call: training@^1\n  as: {client: a}\n  outcomes: {trained: []}", "call: training@^1"),
-    ],
-)
-def test_a_step_that_this_version_does_not_run_is_refused_by_name_and_place(step: str, named: str) -> None:
-    error = refusal(f"- a -> b: M1\n{step}")
-
-    assert rule_of(error) == "E-NOT-RUN"
-    assert named in str(error)
-    assert "this version does not run it yet" in str(error)
-    assert str(error).startswith("test:8:")
-
-
 def test_a_step_behind_an_end_is_refused() -> None:
     assert rule_of(refusal("[{a -> b: M1}, {end: x}, {b -> a: M2}]")) == "E-UNREACHABLE"
 
@@ -211,10 +194,12 @@ def test_a_bus_event_that_leads_into_a_loop_resets_its_counter() -> None:
     assert (event.resets, event.counts) == ((inner,), (outer,))
 
 
-def test_entering_a_stream_resets_its_counter_and_each_of_its_messages_counts_and_waits() -> None:
+def test_hearing_what_a_stream_follows_resets_its_counter_and_each_of_its_messages_counts_and_waits() -> None:
     walk = Walk(spec_of("- b -> a: M0\n- a -> b: M1*\n  max: 7\n- a -> b: M2"))
 
-    assert walk.sends("b", walk.after("b"))["M0"].resets == (0,)
+    assert walk.sends("b", walk.after("b"))["M0"].resets == ()
+    [heard] = walk.machine("a").receive[walk.after("a")].values()
+    assert heard.resets == (0,)
     for path in (["M0"], ["M0", "M1"], ["M0", "M1", "M1"]):
         move = walk.sends("a", walk.after("a", *path))["M1"]
         assert (move.counts, move.guards, move.keeps_timer) == ((0,), (0,), True)

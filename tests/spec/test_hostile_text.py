@@ -1,15 +1,22 @@
 """Whatever a file holds: a protocol, or findings; never another error, and never a long wait."""
 
+import contextlib
+import io
 import json
+import os
 import time
 
 import pytest
+from hostile_texts import FAULTY, LIMITED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from protocol_text import negative_cases, text_of
+from spec_fuzz import any_bytes, any_text, broken_mark, grammatical, shuffled
 
+from bus.cli.main import main
 from bus.errors import SpecError
 from bus.spec.compile import check_text, compile_protocol, load_protocol
+from bus.spec.diagnostic import MAX_FINDINGS
 from bus.spec.loader import MAX_BYTES, load_document
 from bus.spec.rules import RuleError, compile_rule
 
@@ -44,13 +51,92 @@ def refusal_of(call, argument):
 CASES = [json.loads(text_of(case)) for case in negative_cases()]
 
 
-@pytest.mark.slow
-@settings(max_examples=300, deadline=None)
-@given(text=st.text(max_size=200) | st.text(alphabet="[]{}:-,&*!|>'\"#%@`\n ab1\t?\\uUx0", max_size=60))
-def test_any_text_gives_a_spec_or_findings(text):
-    spec, found = check_text(text)
+FORMS = ["text", "json", "github"]
+JSON_KEYS = {"file", "line", "column", "rule", "severity", "role", "message", "trace", "suggestion"}
+
+# `make fuzz-specs` sets it: the same claims with as many examples as somebody has time for.
+EXAMPLES = int(os.environ.get("PALAVER_FUZZ_EXAMPLES", "300"))
+FUZZ = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="PALAVER_FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def assert_spec_or_findings(text):
+    spec, found = check_text(text, "f.yaml")
 
     assert spec is not None or found
+    for one in found:
+        assert broken_mark(text, one.mark) is None, one
+        assert str(one).startswith("f.yaml:")
+
+
+@pytest.mark.slow
+@FUZZ
+@given(any_text)
+def test_any_text_gives_a_spec_or_findings_inside_the_file(text):
+    assert_spec_or_findings(text)
+
+
+@pytest.mark.slow
+@FUZZ
+@given(shuffled())
+def test_any_spec_with_lines_or_words_out_of_place_gives_a_spec_or_findings(text):
+    assert_spec_or_findings(text)
+
+
+@pytest.mark.slow
+@FUZZ
+@given(grammatical())
+def test_any_document_with_wrong_values_gives_a_spec_or_findings(text):
+    assert_spec_or_findings(text)
+
+
+@pytest.mark.slow
+@FUZZ
+@given(data=any_bytes | shuffled().map(lambda text: text.encode("utf-8", "surrogatepass")), form=st.sampled_from(FORMS))
+def test_no_file_makes_check_print_a_traceback(tmp_path_factory, data, form):
+    path = tmp_path_factory.mktemp("fuzz") / "any.protocol.yaml"
+    path.write_bytes(data)
+
+    out, err, code = run_check(str(path), "--format", form)
+
+    assert code in (0, 1)
+    assert "Traceback" not in out + err
+    if form == "json":
+        assert all(set(one) == JSON_KEYS for one in json.loads(out))
+
+
+def run_check(*arguments):
+    """Return (standard output, standard error, exit code) of ``palaver check`` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main(["check", *arguments])
+    return out.getvalue(), err.getvalue(), ended.value.code
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_what_breaks_a_limit_is_refused_at_a_place_with_one_finding(name):
+    text = LIMITED[name]
+
+    spec, found = check_text(text, "f.yaml")
+
+    assert spec is None
+    assert [one.rule for one in found] == ["E-SYNTAX"]
+    assert broken_mark(text, found[0].mark) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTY)
+def test_the_worst_files_we_know_give_findings_inside_the_file_and_not_too_many(name):
+    text = FAULTY[name]
+
+    found = check_text(text, "f.yaml")[1]
+
+    assert len(found) <= 2 * MAX_FINDINGS
+    assert {reason for one in found if (reason := broken_mark(text, one.mark))} == set()
 
 
 @pytest.mark.slow

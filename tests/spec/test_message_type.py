@@ -334,11 +334,6 @@ def test_a_type_knows_its_delivery_window_keys_and_class():
     assert (PROTOCOL.Lossy.__protocol__, PROTOCOL.Lossy.__message_type__) == ("small@1", "Lossy")
 
 
-def test_the_json_schema_speaks_wire_names():
-    assert set(type_of("Odd").json_schema()["properties"]) == {"schema", "copy", "model_name", "class"}
-    assert type_of("Rich").json_schema()["properties"]["key"]["format"] == "uuid"
-
-
 def test_of_many_mistakes_the_first_five_are_told():
     with pytest.raises(BodyInvalid, match=r"and 1 more$"):
         type_of("M").from_plain({"text": 1, "count": "x", "share": "x", "kind": 1, "shade": 1, "parts": 1})

@@ -4,6 +4,7 @@ import math
 
 import pytest
 from protocol_text import DATA, diagnostics, small
+from spec_source import parsed
 
 from bus.spec.compile import check_text
 from bus.spec.node import parse_duration
@@ -85,11 +86,12 @@ def test_parallel_and_choice_keep_their_branches_in_order():
 
 def test_each_enroll_and_call_are_read():
     spec = check_text((DATA / "contract-net.protocol.yaml").read_text(encoding="utf-8"))[0]
-    (call,) = block_of(
-        "- call: training@^1.2\n  as: {client: a, trainer: b}\n"
-        "  within: 1d\n  outcomes: {trained: [a -> b: M], failed: []}",
-        "M: {}",
-    )
+    (call,) = parsed(
+        small(
+            conversation="- call: training@^1.2\n  as: {client: a, trainer: b}\n"
+            "  within: 1d\n  outcomes: {trained: [a -> b: M], failed: []}"
+        )
+    ).conversation
 
     each = spec.conversation[0]
     assert isinstance(each, Each)

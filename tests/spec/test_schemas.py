@@ -114,6 +114,29 @@ def test_every_kind_of_step_is_valid(step):
     assert PROTOCOLS.is_valid(document | {"conversation": [step]})
 
 
+LIBRARY = "language: 1\nlibrary: common\nversion: 1.0.0\nmessages: {M: {}}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LIBRARY,
+        LIBRARY + "types: {T: {fields: {x: int}}}\nimports: [other@~1.2]\ndefaults: {delivery: durable}\n",
+        small(imports="[common@^1]").replace("messages: {M: {}}\n", ""),
+    ],
+)
+def test_libraries_and_what_imports_all_its_messages_are_valid(text):
+    assert PROTOCOLS.is_valid(plain(parse_document(text)))
+
+
+@pytest.mark.parametrize(
+    "more", ["roles: {a: {}, b: {}}", "conversation: []", "outcomes: {x: }", "keys: [x]", "protocol: common"]
+)
+def test_a_library_with_parts_of_a_conversation_is_refused_by_schema_and_parser(more):
+    assert not PROTOCOLS.is_valid(plain(parse_document(LIBRARY + more)))
+    assert rules_of(LIBRARY + more) == {"E-SYNTAX"}
+
+
 @pytest.mark.parametrize(
     ("kind", "text"),
     [

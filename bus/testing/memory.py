@@ -79,14 +79,18 @@ class MemoryBus:
         self._ticks_left = 0
 
     async def start(
-        self, agent: Agent, *, name: str | None = None, instance: int = 0, settings: Mapping[str, object] | None = None
-    ) -> RunningAgent:
+        self, agent: Agent, *, name: str | None = None, instance: int = 0,
+        settings: Mapping[str, object] | None = None, connector: MemoryConnector | None = None,
+    ) -> RunningAgent:  # fmt: skip
         """Run *agent* on this bus; returns once the broker knows it.
+
+        Args:
+            connector: How it reaches the bus, e.g. one that looks at what goes by.
 
         Raises:
             MissingHandler: See ``Agent.check``.
         """
-        connector = MemoryConnector(self)
+        connector = connector or MemoryConnector(self)
         stop, registered = asyncio.Event(), asyncio.Event()
         serve = agent.serve(
             name=name, instance=instance, settings=settings, numbers=self.settings, connector=connector, stop=stop,
@@ -117,11 +121,15 @@ class MemoryBus:
     async def advance(self, duration: float) -> None:
         """Let *duration* seconds of bus time pass, with every living process proving that it lives."""
         await self.settle()
-        for heart in self._hearts:
-            heart.beat()
+        self.beat()
         self.clock.advance(duration)
         self.engine.step()
         await self.settle()
+
+    def beat(self) -> None:
+        """Let every living process prove that it lives."""
+        for heart in self._hearts:
+            heart.beat()
 
     def crash_broker(self) -> None:
         """Kill the broker: frames under way and unsynced journal rows are lost."""
@@ -272,14 +280,15 @@ def _responder(part: Part, answer: Answer | None) -> Callable[[Any, Conversation
             for one in said:
                 await conversation.send(one)
         if said is None and answer is None:
-            await _say_what_must_be(part, conversation)
+            await _say_what_must_be(conversation)
 
     return respond
 
 
-async def _say_what_must_be(part: Part, conversation: Conversation) -> None:
+async def _say_what_must_be(conversation: Conversation) -> None:
     """Send smallest messages until the role owes none, by the shortest way there."""
     seat = conversation._turn.seat
+    part = seat.part  # of the version that is pinned, which need not be the agent's own
     while seat.owes():
         (index, address), _ = min(
             (

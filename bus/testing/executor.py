@@ -1,0 +1,280 @@
+"""A random run of one conversation through the real monitor, held to the judge at every step.
+
+Clients act in any order and as late as they like; bus events strike wherever the monitor lets them; at random
+points something is tried that the judge forbids. After every step what the monitor has recorded is followed by
+the judge, and the two are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from bus.broker.mailbox import DeliveryState, Mailbox
+from bus.broker.refusal import allowed_moves
+from bus.spec.tables import NO_EVENT, NO_TIMER, EventKind
+from bus.testing.arena import Arena, Fault
+from bus.testing.choices import Choices
+from bus.testing.clients import Clients
+from bus.testing.desk import Answer, Desk, MonitorDesk, event_of
+
+MISHAP = 0.06  # of the steps of a run in which mishaps happen at all
+PROBE = 0.1  # of the steps before which one forbidden message is tried
+STEPS = 120  # after which a run is cut: an endless protocol has no other end
+CUT = "(cut)"  # stands for the outcome of a run that was cut
+
+
+class Run:
+    """One conversation, from its opening to its end.
+
+    Args:
+        arena: The protocol's.
+        choices: Where every decision comes from.
+        calm: Let nothing go wrong.
+        absent: Roles that somebody else plays.
+        new_desk: Makes what the run acts on.
+
+    Attributes:
+        trace: What happened, in the order in which the bus decided it.
+        desk: What the run acts on.
+    """
+
+    def __init__(
+        self, arena: Arena, choices: Choices, *, steps: int = STEPS, calm: bool = False, absent: Collection[int] = (),
+        new_desk: Callable[..., Desk] = MonitorDesk,
+    ) -> None:  # fmt: skip
+        self.arena = arena
+        self.choices = choices
+        self.trace: list[str] = []
+        self._left = steps
+        # Each run is of its own temper: who is slow, how much goes wrong, how far ahead agents read.
+        self._mishap = 0.0 if choices.chance(0.3) or calm else MISHAP
+        openers = [role for role in arena.openers if role not in absent] or [
+            role for role in range(len(arena.protocol.roles)) if role not in absent
+        ]
+        opener = openers[choices.pick(len(openers))]
+        self.desk = new_desk(arena.protocol, opener=opener, credit=(1, 2, 100)[choices.pick(3)])
+        self._clients = Clients(arena, self.desk, choices, protocol=arena.protocol, absent=absent)
+        self._place = arena.judge.begin()
+        self._seen = 0
+        self._superseded: set[int] = set()  # roles of which a message came too late: what follows it does so too
+        self._before: dict[int, int] = {}  # epoch → the judge's place when it ended
+        arena.tally.n_runs += 1
+
+    def play(self) -> str:
+        """Play to the end and return the outcome, ``CUT`` where the run was cut.
+
+        Raises:
+            Fault: A claim is broken; ``trace`` tells the way there.
+        """
+        self.follow()
+        while self.is_on:
+            if not self.step():
+                self._cannot_go_on()
+            self.follow()
+        return self.finish()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the conversation lives and there are steps left."""
+        return self._left > 0 and self.desk.conversation.outcome is None
+
+    def step(self) -> bool:
+        """Let one thing happen; return False where nobody of the run's can do anything."""
+        self._left -= 1
+        if self.choices.chance(PROBE):
+            self._probe()
+        return (self.choices.chance(self._mishap) and self._befall()) or self._clients.act()
+
+    def finish(self) -> str:
+        """Cut the run if it is still on, see that nothing is left behind, and return the outcome."""
+        outcome = self.desk.conversation.outcome
+        if outcome is None:
+            self.desk.cancel()
+            self.follow()
+        for mailbox in self.desk.conversation.mailboxes:
+            if mailbox.early:
+                sender = self.arena.protocol.roles[mailbox.early[0].sender].name
+                name = self.arena.protocol.messages[mailbox.early[0].type].name
+                raise Fault("orphan", f"{name} of {sender} was accepted and can never be delivered")
+        self.arena.tally.outcomes[outcome or CUT] += 1
+        return outcome or CUT
+
+    # -- mishaps -----------------------------------------------------------------------------------
+
+    def _befall(self) -> bool:
+        """Let something befall the conversation; False where nothing can."""
+        desk, conversation, choices = self.desk, self.desk.conversation, self.choices
+        kind = choices.pick(8)
+        mailbox = conversation.mailboxes[choices.pick(len(conversation.mailboxes))]
+        if kind < 3:
+            return self._miss()
+        if kind < 5:
+            return self._time_is_up()
+        if kind == 5:
+            event = event_of(conversation, mailbox, EventKind.LOST)
+            if event is None or mailbox.agent is None or mailbox.human:
+                return False
+            desk.strike(event)
+            return True
+        if kind == 6:
+            return self._clients.interrupt(mailbox.role)
+        return self._bury(mailbox)
+
+    def _miss(self) -> bool:
+        """Let somebody be late; deadlines that only end the conversation pass more rarely than others."""
+        conversation, choices = self.desk.conversation, self.choices
+        timers = conversation.tables.timers
+        waiting = [one for one in conversation.mailboxes if one.timer != NO_TIMER and one.deadline < float("inf")]
+        late = [one for one in waiting if timers[one.timer].event != NO_EVENT]
+        if not late and choices.pick(8) == 0:
+            late = waiting
+        if late:
+            self.desk.miss(late[choices.pick(len(late))])
+        return bool(late)
+
+    def _time_is_up(self) -> bool:
+        conversation = self.desk.conversation
+        inside = {scope for one in conversation.mailboxes for scope in one.machine.scopes[one.at]}
+        timeouts = [event for scope in sorted(inside) for _, event in conversation.tables.scopes[scope].timeouts]
+        if timeouts:
+            self.desk.strike(timeouts[self.choices.pick(len(timeouts))])
+        return bool(timeouts)
+
+    def _bury(self, mailbox: Mailbox) -> bool:
+        desk = self.desk
+        if not mailbox.leased or mailbox.leased[0].type < 0 or mailbox.role == desk.opener:
+            return False
+        if event_of(desk.conversation, mailbox, EventKind.FAILED) is None and self.choices.pick(8):
+            return False
+        desk.bury(mailbox)
+        return True
+
+    # -- what must hold ----------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """Let the judge follow what the monitor has recorded since the last look, and compare the two.
+
+        Raises:
+            Fault: They differ.
+        """
+        desk, arena = self.desk, self.arena
+        conversation = desk.conversation
+        self._clients.catch_up()
+        for index in range(self._seen - conversation.sequence, 0):
+            self._follow_entry(index)
+        ats = tuple([mailbox.at for mailbox in conversation.mailboxes])
+        for role, at in enumerate(ats):
+            arena.tally.reached[role].add(at)
+        if conversation.outcome is not None:
+            return
+        key = (self._place, ats, tuple(conversation.counters))
+        if key not in arena.verified:
+            self._verify(ats)
+            arena.verified.add(key)
+        if arena.judge.place(self._place).is_even and any(mailbox.early for mailbox in conversation.mailboxes):
+            raise Fault("orphan", "a message waits to be expected although everything before it has happened")
+
+    def _follow_entry(self, index: int) -> None:
+        arena, judge = self.arena, self.arena.judge
+        entry = self.desk.conversation.transcript[index]
+        if entry.sequence != self._seen + 1:
+            raise Fault("sequence", f"expected entry {self._seen + 1} of the transcript, got {entry.sequence}")
+        self._seen += 1
+        if entry.sender >= 0:
+            self._before[entry.epoch] = self._place  # the message may interrupt, and end the epoch
+            said = arena.say(entry.sender, (entry.type, entry.address))
+            self.trace.append(said)
+            arena.tally.n_messages += 1
+            after = judge.send(self._place, entry.sender, entry.type, entry.address)
+            if after is None:
+                raise Fault("illegal-accepted", f"{said} was accepted")
+        else:
+            self._before[entry.epoch - 1] = self._place
+            self.trace.append(f"the bus: {entry.event}")
+            arena.tally.n_events += 1
+            if index == -1 and self.desk.conversation.reason:
+                return  # it was closed from outside: failed or canceled
+            after = judge.fire(self._place, arena.events[entry.event])
+            if after is None:
+                raise Fault("event-out-of-place", f"{entry.event} may not come here")
+            if judge.place(after).is_over and not judge.place(after).is_even:
+                raise Fault("orphan", f"{entry.event} comes while something sent before stands behind it")
+        self._place = after
+
+    def _verify(self, ats: tuple[int, ...]) -> None:
+        """Try every kind of message of every role, and compare every role's state with the conversation's."""
+        arena, conversation = self.arena, self.desk.conversation
+        ruling, place = arena.judge.ruling(self._place), arena.judge.place(self._place)
+        for mailbox in conversation.mailboxes:
+            allowed = ruling.allowed(mailbox.role)
+            for label in arena.labels:
+                is_allowed = conversation.find_move(mailbox, *label) is not None
+                if is_allowed is not (label in allowed):
+                    said = arena.say(mailbox.role, label)
+                    if is_allowed:
+                        raise Fault("illegal-accepted", f"{said} would be accepted")
+                    raise Fault("legal-refused", f"{said} would be refused")
+            arena.tally.n_illegal += len(arena.labels) - len(allowed)
+        if ruling.due != NO_EVENT:
+            name = arena.protocol.tables.events[ruling.due].name
+            raise Fault("event-missing", f"{name} is due and does not come")
+        if place.is_even:
+            for role, at in enumerate(ats):
+                if place.point not in arena.points[role][at]:
+                    name = arena.protocol.roles[role].name
+                    raise Fault("inconsistent", f"{name} is not where the conversation is (state {at})")
+
+    def _probe(self) -> None:
+        """Try one forbidden message, as of now or of an older epoch: refused or superseded, and nothing changes."""
+        arena, conversation, choices = self.arena, self.desk.conversation, self.choices
+        role, label = choices.pick(len(conversation.mailboxes)), arena.labels[choices.pick(len(arena.labels))]
+        allowed = arena.judge.ruling(self._place).allowed(role)
+        if label in allowed:
+            return
+        arena.tally.n_illegal += 1
+        epoch = conversation.epoch - choices.pick(min(conversation.epoch + 1, 4))
+        before = self._fingerprint()
+        answer = self.desk.send(role, label, epoch)
+        said = arena.say(role, label)
+        if self._fingerprint() != before:
+            raise Fault("illegal-changed", f"{said} is not allowed and changed something")
+        if answer is Answer.ACCEPTED or answer not in self._verdicts(role, label, epoch):
+            raise Fault("wrong-verdict", f"{said} of epoch {epoch}, now {conversation.epoch}, was {answer}")
+        if answer is Answer.SUPERSEDED:
+            self._superseded.add(role)
+        listed = {(one.type, one.address) for one in allowed_moves(conversation, conversation.mailboxes[role])}
+        if listed != allowed:
+            raise Fault("allowed-list", f"the refusal of {said} lists {sorted(listed)}, not {sorted(allowed)}")
+
+    def _verdicts(self, role: int, label: tuple[int, int], epoch: int) -> tuple[Answer, ...]:
+        """Return what a forbidden message may be told."""
+        if (role, label) in self.arena.interrupts:  # it may have crossed with what its sender has not read yet
+            return (Answer.REFUSED, Answer.SUPERSEDED)
+        if epoch == self.desk.conversation.epoch:
+            return (Answer.REFUSED,)
+        was_allowed = label in self.arena.judge.ruling(self._before[epoch]).allowed(role)
+        if not was_allowed and (role, label) in self.arena.guarded:  # a full stream of an older epoch: either will do
+            return (Answer.REFUSED, Answer.SUPERSEDED)
+        if was_allowed:
+            return (Answer.SUPERSEDED,)
+        return (Answer.REFUSED, Answer.SUPERSEDED) if role in self._superseded else (Answer.REFUSED,)
+
+    def _fingerprint(self) -> tuple[object, ...]:
+        conversation = self.desk.conversation
+        return (
+            conversation.sequence, conversation.epoch, conversation.outcome, tuple(conversation.counters),
+            tuple([(one.at, len(one), one.settled, one.timer, one.epoch) for one in conversation.mailboxes]),
+        )  # fmt: skip
+
+    def _cannot_go_on(self) -> None:
+        """Nobody can do anything: a dead letter waits for a person, or the conversation is stuck."""
+        arena, conversation = self.arena, self.desk.conversation
+        for mailbox in conversation.mailboxes:
+            if mailbox.queued and mailbox.queued[0].state is DeliveryState.DEAD:
+                self.desk.requeue(mailbox)
+                return
+        ruling = arena.judge.ruling(self._place)
+        may = [arena.say(role, label) for role, labels in enumerate(ruling.sends) for label in sorted(labels)]
+        if may:
+            raise Fault("silent", f"may be sent, but nothing makes its sender speak: {'; '.join(may)}")
+        raise Fault("stuck", "nobody may say anything, and no bus event is due")
