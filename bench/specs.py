@@ -33,6 +33,7 @@ from bus.spec.bundle import SpecText  # noqa: E402
 from bus.spec.compile import Compiler, check_text, load_protocol  # noqa: E402
 from bus.spec.diagnostic import Report  # noqa: E402
 from bus.spec.loader import parse_document  # noqa: E402
+from bus.spec.mode import Mode  # noqa: E402
 from bus.spec.parse import parse_spec  # noqa: E402
 
 N_MESSAGES = 20_000
@@ -114,7 +115,8 @@ def opened(name: str) -> Conversation:
     """Return a conversation of a protocol beside this file."""
     protocol = load_protocol(HERE / f"{name}.protocol.yaml")
     return Conversation(
-        conversation_id=b"c", protocol=protocol, opener=0, request_id="r", now=0.0, default_within=300.0
+        conversation_id=b"c", protocol=protocol, opener=0, request_id="r", now=0.0, default_within=300.0,
+        mode=Mode.ENFORCE,
     )  # fmt: skip
 
 

@@ -53,9 +53,20 @@ class SpecError(PalaverError):
 
 
 class LocalProtocolError(PalaverError):
-    """Raised when you ask for something that the protocol forbids; nothing was sent."""
+    """Raised when you ask for something that the protocol forbids; nothing was sent.
+
+    Attributes:
+        allowed: What may be sent instead, as ``{"type", "to", "fields"}`` each; empty where order is not concerned.
+    """
 
     code = "local-protocol"
+
+    def __init__(self, message: str = "", allowed: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(message, allowed or [])
+        self.allowed: list[dict[str, Any]] = allowed or []
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class NotAllowed(LocalProtocolError):
@@ -112,12 +123,18 @@ class Refused(RemoteProtocolError):
     Attributes:
         code: The broker's code, e.g. ``"not-allowed"``.
         detail: What the broker said, with ``message`` and where order is concerned ``allowed``.
+        allowed: What may be sent instead, as ``{"type", "to", "fields"}`` each; empty where order is not concerned.
     """
 
     def __init__(self, code: str, detail: dict[str, Any]) -> None:
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
+
+    @property
+    def allowed(self) -> list[dict[str, Any]]:
+        """Return what may be sent instead."""
+        return list(self.detail.get("allowed") or [])
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail.get('message', 'the broker refused')}"

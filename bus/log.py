@@ -13,6 +13,7 @@ EVENTS = frozenset(
         "broker.started", "broker.stopped", "broker.failed", "broker.recovered",
         "agent.registered", "agent.left", "agent.lost", "agent.restarted", "agent.started", "agent.exited",
         "agent.gave_up", "agent.ignored", "agent.disconnected", "agent.reconnected", "agent.refused",
+        "message.violated",
         "conversation.opened", "conversation.ended",
         "delivery.expired", "delivery.dead", "delivery.failed", "delivery.reminded", "delivery.waiting",
         "lease.lost", "frame.refused",

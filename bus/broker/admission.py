@@ -6,19 +6,28 @@ the rules of RULES.md.
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import deque
 
 from bus.broker.conversation import Conversation
 from bus.broker.dispatch import Dispatch
 from bus.broker.entry import BUS
+from bus.broker.held import behind_held, hold
 from bus.broker.history import History
 from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.opening import bind_members, check_opening
 from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, not_yours, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState
-from bus.broker.turn import check_commit, check_turn, find_late_move, is_message, wrong_id
+from bus.broker.turn import (
+    Fault,
+    check_commit,
+    check_keys,
+    check_turn,
+    find_late_move,
+    is_message,
+    wrong_id,
+)
+from bus.broker.violation import is_waived, note_violation
 from bus.ids import ID_BYTES, show_id
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.wire.record import Kind, Record
@@ -90,7 +99,7 @@ class Admission:
         state = self._state
         detail: dict[str, object] = {"message": refusal.message}
         if refusal.allowed is not None:
-            detail["allowed"] = [{"type": one.name, "to": list(one.to)} for one in refusal.allowed]
+            detail["allowed"] = refusal.allowed
         state.send(session, [int(Kind.REFUSED), n, refusal.code, detail])
         if n:
             state.ledger.take(session, n, state.now)
@@ -163,20 +172,34 @@ class Admission:
             return
         move = find_late_move(conversation, mailbox, type, address, epoch)
         if move is None:
-            self._refuse_order(session, n, conversation, mailbox, type, address, epoch)
+            refusal = self._judge_order(session, n, conversation, mailbox, type, address, epoch)
+            if refusal is None:
+                return
+        else:
+            refusal = check_keys(conversation, type, body)
+        if refusal is not None and not is_waived(conversation, refusal):
+            self.refuse(session, n, refusal)
             return
         delivery_class = conversation.protocol.messages[type].delivery
-        if delivery_class is DeliveryClass.AT_MOST_ONCE:
-            self._dispatch.pass_on(conversation, move.voice, record)
-            state.ledger.take(session, n, state.now)
+        is_lossy = delivery_class is DeliveryClass.AT_MOST_ONCE
+        if not is_lossy and not conversation.has_room(type, address, state.settings.mailbox):
+            hold(session, conversation, record)
             return
-        if not conversation.has_room(type, address, state.settings.mailbox):
-            self._hold(session, conversation, record)
+        if refusal is not None:
+            note_violation(state, self._history, conversation, mailbox, refusal)
+        if is_lossy:
+            voice = mailbox.role if move is None else move.voice
+            self._dispatch.pass_on(conversation, voice, record, is_aside=move is None)
+            state.ledger.take(session, n, state.now)
             return
         if mailbox.session is None:
             self._dispatch.lease(conversation, mailbox, session)
         message = (message_id, type, address, trace, body)
-        row: Record = ["message", conversation_id, role, session.name, *message]
+        if move is None:
+            row: Record = ["aside", conversation_id, role, session.name, *message]
+            self.decide(row, session=session, n=n, urgent=delivery_class is DeliveryClass.DURABLE)
+            return
+        row = ["message", conversation_id, role, session.name, *message]
         state.ledger.journal(row, session=session, n=n, urgent=delivery_class is DeliveryClass.DURABLE, now=state.now)
         self._follow(self._history.admit(conversation, mailbox, session.name, move, *message))
 
@@ -198,31 +221,6 @@ class Admission:
         offered = mailbox.player is None and (not mailbox.offered or session.name in mailbox.offered)
         may_play = state.versions.may_play(session, conversation.digest, conversation.players[role].role)
         return mailbox if offered and may_play else None
-
-    def _hold(self, session: Session, conversation: Conversation, record: Record) -> None:
-        """Keep a record until its receiver has room (8); its sender sees no acknowledgement till then."""
-        insort(session.held, record[1])
-        session.taken = max(session.taken, record[1])
-        conversation.held.append((session, record))
-
-    def _behind_held(self, session: Session, record: Record) -> Conversation | None:
-        """Return the conversation in which *record* must wait behind a held one of the same role, or None.
-
-        What follows a held COMMIT would settle its turn without it. HANDLED passes a held SEND, or two
-        roles that stream to each other would wait for ever, unless it settles what that SEND answers.
-        """
-        kind, at = record[0], int(record[0] == Kind.SEND)  # SEND has its message id before the conversation
-        conversation = self._state.conversations.get(record[2 + at]) if kind != Kind.OPEN else None
-        if conversation is None or not conversation.held:
-            return None
-        role = record[3 + at]
-        for one, held in conversation.held:
-            if one is not session or held[4 if held[0] == Kind.SEND else 3] != role:
-                continue
-            mailbox = conversation.mailboxes[role]
-            if kind != Kind.HANDLED or held[0] != Kind.SEND or mailbox.machine.owes[mailbox.at]:
-                return conversation
-        return None
 
     def _retry_held(self, conversation: Conversation) -> None:
         waiting, conversation.held = conversation.held, deque()
@@ -256,9 +254,10 @@ class Admission:
                 conversation.end_lease(mailbox)
                 self._dispatch.serve_touched(conversation)
             return
+        faults: list[Fault] = []
         refusal, is_superseded = check_commit(
             conversation, mailbox, delivery, settles=settles, sends=sends, saved=saved,
-            state_bytes=state.settings.state_bytes,
+            state_bytes=state.settings.state_bytes, faults=faults,
         )  # fmt: skip
         if is_superseded:
             state.send(session, [int(Kind.NOTICE), "superseded", {"n": n, "conversation": conversation_id}])
@@ -271,10 +270,11 @@ class Admission:
         kept = []
         for identifier, type, address, _, trace, body in sends:
             if not conversation.has_room(type, address, state.settings.mailbox):
-                self._hold(session, conversation, record)
+                hold(session, conversation, record)
                 return
             urgent = urgent or conversation.protocol.messages[type].delivery is DeliveryClass.DURABLE
             kept.append([identifier, type, address, trace, body])
+        self._pass_over(conversation, mailbox, faults, kept)
         turn = (fence, position, commit, settles)
         row: Record = ["commit", conversation_id, role, session.name, *turn, kept, saved]
         self.decide(row, session=session, n=n, urgent=urgent)
@@ -319,13 +319,15 @@ class Admission:
             return
         # Who opened the conversation reads it and speaks outside turns: a script, or a call inside another turn.
         if newest.position == position and role != conversation.opener:
+            faults: list[Fault] = []
             refusal = check_turn(
-                conversation, mailbox, newest, settles=True, sends=[], saved=None, state_bytes=0
+                conversation, mailbox, newest, settles=True, sends=[], saved=None, state_bytes=0, faults=faults
             )  # fmt: skip
             if refusal is not None:
                 self.refuse(session, n, refusal)
                 self.bury(conversation, mailbox, newest, code=refusal.code, detail=refusal.message)
                 return
+            self._pass_over(conversation, mailbox, faults, [])
         self.decide(["handled", conversation_id, role, session.name, fence, position], session=session, n=n)
 
     def nack(self, session: Session, record: Record) -> None:
@@ -360,27 +362,31 @@ class Admission:
 
     def take(self, session: Session, record: Record) -> None:
         """Carry out one numbered record whose shape was checked."""
-        if session.held and (conversation := self._behind_held(session, record)) is not None:
-            self._hold(session, conversation, record)
+        if session.held and (conversation := behind_held(self._state, session, record)) is not None:
+            hold(session, conversation, record)
         else:
             self._take[record[0]](session, record)
 
-    def _refuse_order(
-        self,
-        session: Session,
-        n: int,
-        conversation: Conversation,
-        mailbox: Mailbox,
-        type: int,
-        address: int,
+    def _judge_order(
+        self, session: Session, n: int, conversation: Conversation, mailbox: Mailbox, type: int, address: int,
         epoch: int,
-    ) -> None:
+    ) -> Refusal | None:  # fmt: skip
+        """Return why what the order forbids is to be refused, or None where it is superseded, of which it is told."""
         state = self._state
         if not is_message(conversation, type):
-            self.refuse(session, n, Refusal("malformed", f"no message type {type} in {conversation.protocol.name}"))
-        elif conversation.outcome is not None or mailbox.was_allowed(type, address, epoch):
+            return Refusal("malformed", f"no message type {type} in {conversation.protocol.name}")
+        if not 0 <= address < len(conversation.tables.addresses):
+            return Refusal("malformed", f"no address {address} in {conversation.protocol.name}")
+        if conversation.outcome is not None or mailbox.was_allowed(type, address, epoch):
             facts = {"n": n, "conversation": conversation.conversation_id}
             state.send(session, [int(Kind.NOTICE), "superseded", facts])
             state.ledger.take(session, n, state.now)
-        else:
-            self.refuse(session, n, out_of_turn(conversation, mailbox, type))
+            return None
+        return out_of_turn(conversation, mailbox, type)
+
+    def _pass_over(self, conversation: Conversation, mailbox: Mailbox, faults: list[Fault], kept: list[Record]) -> None:
+        """Note the faults of a turn that its protocol's mode lets pass, and mark its asides in the row."""
+        for index, refusal in faults:
+            note_violation(self._state, self._history, conversation, mailbox, refusal)
+            if refusal.code == "not-allowed":
+                kept[index].append(True)

@@ -12,6 +12,7 @@ from bus.broker.registry import Play, Session
 from bus.broker.state import Alarm, BrokerState
 from bus.errors import SpecError
 from bus.ids import derive_id
+from bus.spec.mode import not_enforced
 from bus.spec.tables import ScopeTable
 from bus.wire.record import WIRE_VERSION, Kind, Record, fits
 
@@ -85,6 +86,7 @@ class Attendance:
             "heartbeat_interval": state.settings.heartbeat_interval,
             "lease": state.settings.lease,
             "window": state.settings.window,
+            "modes": not_enforced(state.modes),
         }
         state.send(session, [int(Kind.WELCOME), state.term, token, numbers, kept, settings])
         state.note("info" if roles else "debug", "agent.registered", agent=name, instance=instance, n_roles=len(roles))

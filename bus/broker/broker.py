@@ -7,6 +7,7 @@ and sends what ``take_output`` gives.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from bus.broker.admission import Admission
@@ -23,6 +24,7 @@ from bus.broker.registry import Session
 from bus.broker.state import Alarm, BrokerState, LogLine
 from bus.ids import show_id
 from bus.settings import Settings
+from bus.spec.mode import Mode
 from bus.wire.record import NUMBERED, Kind, Record, is_well_formed
 
 
@@ -32,11 +34,15 @@ class Broker:
     Args:
         settings: The numbers of the bus.
         term: Number of this ownership of the state folder, greater than any before.
+        modes: Protocol name → how strictly it is held to its order; all others are enforced.
         rng_seed: Bytes that nobody else knows; session tokens derive from them.
     """
 
-    def __init__(self, *, settings: Settings, term: int, rng_seed: bytes) -> None:
-        self._state = BrokerState(settings=settings, term=term, ledger=Ledger(window=settings.window))
+    def __init__(
+        self, *, settings: Settings, term: int, rng_seed: bytes, modes: Mapping[str, Mode] | None = None
+    ) -> None:
+        ledger = Ledger(window=settings.window)
+        self._state = BrokerState(settings=settings, term=term, ledger=ledger, modes=dict(modes or {}))
         self._history = History(self._state)
         self._dispatch = Dispatch(self._state)
         self._admission = Admission(self._state, self._history, self._dispatch)

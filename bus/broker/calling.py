@@ -12,6 +12,7 @@ from bus.broker.conversation import Conversation
 from bus.broker.entry import BUS, CANCELED, Parent
 from bus.broker.state import Alarm, BrokerState
 from bus.ids import derive_id, show_id
+from bus.spec.mode import Mode
 from bus.spec.protocol import Protocol
 
 
@@ -51,6 +52,7 @@ class Calling:
         child = Conversation(
             conversation_id=child_id, protocol=protocol, opener=BUS, request_id="", now=state.now,
             default_within=state.settings.within, parent=Parent(caller.conversation_id, BUS, call),
+            mode=state.modes.get(protocol.name, Mode.ENFORCE),
         )  # fmt: skip
         for theirs, ours in table.roles:
             mailbox, player = child.mailboxes[protocol.role_index(theirs)], caller.mailboxes[caller.cast.player(ours)]

@@ -3,9 +3,7 @@
 ``admit`` is the monitor's step: look the move up, step the sender, give the message to its
 receivers, then let the bus fire what has become due. Receivers step when their state expects the
 message; until then it waits, so that a handler only ever sees what its state expects (LANGUAGE.md,
-"The monitor"). Numbers in brackets name the rules of RULES.md.
-
-Knows neither sessions nor the journal; time comes in as an argument.
+"The monitor"). Brackets name RULES.md's rules. Knows no session, journal or clock.
 """
 
 from __future__ import annotations
@@ -21,6 +19,8 @@ from bus.broker.mailbox import Delivery, Mailbox
 from bus.broker.registry import Session
 from bus.broker.scope_clock import ScopeClock
 from bus.broker.seen import SeenIds
+from bus.broker.watch import Watch
+from bus.spec.mode import Mode
 from bus.spec.protocol import Protocol
 from bus.spec.tables import BusEvent, EventKind, Move
 from bus.wire.codec import encode_body
@@ -52,15 +52,14 @@ class Conversation:
     """
 
     __slots__ = (
-        "calls", "cancel_at", "cast", "children", "conversation_id", "counters",
-        "default_within", "digest", "ends_by", "epoch", "held", "is_end_noted", "is_retained", "mailboxes",
-        "opened_at", "opener", "outcome", "overtaken", "parent", "players", "protocol", "reason", "request_id",
-        "revoked", "scopes", "seen", "sequence",
-        "settled", "tables", "touched", "transcript",
+        "calls", "cancel_at", "cast", "children", "conversation_id", "counters", "default_within", "digest",
+        "ends_by", "epoch", "held", "is_end_noted", "is_retained", "mailboxes", "opened_at", "opener", "outcome",
+        "overtaken", "parent", "players", "protocol", "reason", "request_id", "revoked", "scopes", "seen", "sequence",
+        "settled", "tables", "touched", "transcript", "watch",
     )  # fmt: skip
 
     def __init__(
-        self, *, conversation_id: bytes, protocol: Protocol, opener: int, request_id: str, now: float,
+        self, *, conversation_id: bytes, protocol: Protocol, opener: int, request_id: str, now: float, mode: Mode,
         default_within: float, parent: Parent | None = None, members: dict[str, list[str]] | None = None,
     ) -> None:  # fmt: skip
         self.conversation_id = conversation_id
@@ -89,6 +88,7 @@ class Conversation:
         self.outcome: str | None = None
         self.reason = ""
         self.seen = SeenIds()
+        self.watch = Watch(protocol, mode)
         self.transcript: deque[Entry] = deque(maxlen=_TRANSCRIPT_ENTRIES)
         self.touched: dict[Mailbox, None] = {}
         self.settled: list[tuple[Mailbox, int]] = []
@@ -157,6 +157,8 @@ class Conversation:
         """
         self.cast.count(move, self.counters, move.member)
         self.seen.add(message_id)
+        if self.watch.keys is not None:
+            self.watch.note(type, body)
         self.sequence = sequence = self.sequence + 1
         mailbox.involved = True
         self.transcript.append(Entry(sequence, self.epoch, mailbox.role, type, address, body, ""))
@@ -346,7 +348,7 @@ class Conversation:
     def _overtake(self, mailbox: Mailbox, event: BusEvent, member: int, raiser: Mailbox | None) -> None:
         """Note that the bus moved the role; what befalls one member leaves turns about the others as they are."""
         if mailbox is not raiser:
-            mailbox.before.append((self.epoch - 1, mailbox.at))
+            mailbox.before.append((self.epoch - 1, [mailbox.at]))
         mailbox.epoch = self.epoch
         if member < 0 and event.kind is not EventKind.LATE:
             mailbox.overtaken_at = self.epoch

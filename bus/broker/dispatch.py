@@ -166,17 +166,23 @@ class Dispatch:
         player = mailbox.session.name if mailbox.session is not None else mailbox.player
         return player not in (None, name) or conversation.conversation_id not in self._state.conversations
 
-    def pass_on(self, conversation: Conversation, voice: int, record: Record) -> None:
-        """Deliver an at-most-once message: never journaled, never steps a state (4, 13)."""
+    def pass_on(self, conversation: Conversation, voice: int, record: Record, *, is_aside: bool = False) -> None:
+        """Deliver an at-most-once message: never journaled, never steps a state (4, 13).
+
+        Args:
+            is_aside: The order forbids it, and its protocol's mode lets it pass.
+        """
         _, _, message_id, conversation_id, _, type, address, _, remaining, trace, body = record
         for role in conversation.tables.addresses[address]:
             receiver = conversation.mailboxes[role]
-            if receiver.session is None or (voice, type) not in receiver.machine.receive[receiver.at]:
+            if receiver.session is None or role == voice:
+                continue
+            if not is_aside and (voice, type) not in receiver.machine.receive[receiver.at]:
                 continue
             number = receiver.session.protocols[conversation.digest]
             delivery: Record = [
-                _DELIVER, conversation_id, number, role, receiver.fence, 0, 1, 0, type, voice, conversation.epoch, 0,
-                conversation.cast.show_state(role, receiver.at), remaining, trace, message_id, None, body,
+                _DELIVER, conversation_id, number, role, receiver.fence, 0, 1, 0, type, voice, conversation.epoch,
+                -is_aside, conversation.cast.show_state(role, receiver.at), remaining, trace, message_id, None, body,
             ]  # fmt: skip
             self.deliver_lossy(receiver.session, delivery)
 
@@ -197,7 +203,8 @@ class Dispatch:
             if conversation is None or conversation.outcome is not None:
                 continue
             mailbox = conversation.mailboxes[role]
-            if mailbox.session is session and (record[9], type) in mailbox.machine.receive[mailbox.at]:
+            is_aside = record[11] < 0
+            if mailbox.session is session and (is_aside or (record[9], type) in mailbox.machine.receive[mailbox.at]):
                 session.lossy_credit -= 1
                 self._state.send(session, record)
 
@@ -215,8 +222,9 @@ class Dispatch:
             at = conversation.cast.show_state(mailbox.role, delivery.state_after)
         record: Record = [
             _DELIVER, conversation.conversation_id, session.protocols[conversation.digest], mailbox.role, fence,
-            position, delivery.attempt, commits, delivery.type, delivery.sender, delivery.epoch, delivery.sequence,
-            at, self.remaining(conversation, mailbox), delivery.trace, delivery.message_id, saved, delivery.body,
+            position, delivery.attempt, commits, delivery.type, delivery.sender, delivery.epoch,
+            -delivery.sequence if delivery.is_aside else delivery.sequence, at,
+            self.remaining(conversation, mailbox), delivery.trace, delivery.message_id, saved, delivery.body,
         ]  # fmt: skip
         # Who plays nothing is a script: what it reads it may print, so it reads only what is on disk.
         waits = session.n_waiting > 0 or (

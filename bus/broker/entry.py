@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 FAILED = "failed"
 CANCELED = "canceled"
+ASIDE = "aside"  # the event of a message that the order forbids and its protocol's mode lets pass
 BUS = -1  # in the place of a role: the bus itself
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bus.broker.aside import pass_aside
 from bus.broker.calling import Calling
 from bus.broker.conversation import Conversation
 from bus.broker.entry import BUS, CANCELED, FAILED, Parent
@@ -16,6 +17,7 @@ from bus.broker.mailbox import Mailbox
 from bus.broker.state import Alarm, BrokerState
 from bus.ids import show_id
 from bus.spec.compile import compile_protocol
+from bus.spec.mode import Mode
 from bus.spec.protocol import Protocol
 from bus.spec.tables import Move
 from bus.wire.record import Record
@@ -44,6 +46,8 @@ class History:
             "dead": self._dead,
             "requeue": self._requeue,
             "drop": self._drop,
+            "aside": self._aside,
+            "violated": self._violated,
             "clock": list,
         }
 
@@ -102,7 +106,7 @@ class History:
         conversation = Conversation(
             conversation_id=conversation_id, protocol=protocol, opener=role, request_id=request_id, now=state.now,
             default_within=state.settings.within, parent=Parent(*parent) if parent else None,  # type: ignore[arg-type]  # checked at OPEN
-            members=bindings,
+            members=bindings, mode=state.modes.get(protocol.name, Mode.ENFORCE),
         )  # fmt: skip
         conversation.mailboxes[conversation.opener].agent = agent
         for name, agents in bindings.items():
@@ -141,7 +145,12 @@ class History:
             turn.attempt = 1  # each commit begins the count again (10)
         if saved is not None:
             mailbox.saved = saved
-        for message_id, type, address, trace, body in sends:
+        for message_id, type, address, trace, body, *aside in sends:
+            if aside:
+                pass_aside(
+                    conversation, mailbox, type=type, address=address, message_id=message_id, body=body, trace=trace
+                )
+                continue
             move = conversation.find_move(mailbox, type, address)
             if move is None:  # an earlier send of this very turn made the bus move on: superseded
                 break
@@ -206,10 +215,15 @@ class History:
             conversation.close(FAILED, f"{who} could not handle its message: {code}: {detail}", state.now)
         return self._with_children(conversation)
 
-    def _requeue(self, conversation_id: bytes, role: int) -> list[Conversation]:
+    def _requeue(
+        self, conversation_id: bytes, role: int, message_id: bytes | None = None, body: bytes = b""
+    ) -> list[Conversation]:
+        """Queue a dead letter again; one with a new id and body was edited (11)."""
         conversation = self._state.conversations[conversation_id]
         delivery = conversation.mailboxes[role].queued[0]
         delivery.move("requeue")
+        if message_id is not None:
+            delivery.message_id, delivery.body = message_id, body
         delivery.attempt = 1
         delivery.reason = None
         conversation.touched[conversation.mailboxes[role]] = None
@@ -219,6 +233,21 @@ class History:
         conversation = self._state.conversations[conversation_id]
         mailbox = conversation.mailboxes[role]
         return self._settle(conversation, mailbox, mailbox.queued[0].position)
+
+    def _aside(
+        self, conversation_id: bytes, role: int, agent: str, message_id: bytes, type: int, address: int,
+        trace: str | None, body: bytes,
+    ) -> list[Conversation]:  # fmt: skip
+        conversation = self._state.conversations[conversation_id]
+        mailbox = conversation.mailboxes[role]
+        mailbox.agent = agent
+        pass_aside(conversation, mailbox, type=type, address=address, message_id=message_id, body=body, trace=trace)
+        return [conversation]
+
+    def _violated(self, conversation_id: bytes) -> list[Conversation]:
+        conversation = self._state.conversations[conversation_id]
+        conversation.watch.n_violations += 1
+        return [conversation]
 
     # -- parts ----------------------------------------------------------------------------------------
 

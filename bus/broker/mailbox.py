@@ -57,11 +57,12 @@ class Delivery:
         state_before: The state in which it came, which is the role's until it has read this; -1 for a notice.
         epoch: The conversation's epoch at its place in the mailbox.
         scopes: Scopes whose closing discards it.
+        is_aside: The order forbids it, and its protocol's mode let it pass: it steps nothing.
         reason: Why it is dead, as (code, detail), else None.
     """
 
     __slots__ = (
-        "attempt", "body", "epoch", "message_id", "position", "reason", "scopes", "sender",
+        "attempt", "body", "epoch", "is_aside", "message_id", "position", "reason", "scopes", "sender",
         "sequence", "state", "state_after", "state_before", "trace", "type",
     )  # fmt: skip
 
@@ -82,6 +83,7 @@ class Delivery:
         self.epoch = 0
         self.position = 0
         self.attempt = 1
+        self.is_aside = False
         self.reason: tuple[str, str] | None = None
 
     def copy(self) -> Delivery:
@@ -99,8 +101,8 @@ class Mailbox:
     Attributes:
         at: The role's machine state after everything taken in and sent: what it may do *now*.
         overtaken_at: Epoch of the last bus event behind which nothing that was said before counts any more.
-        before: (epoch, state) just before each of the last bus events that moved the role, oldest first, to tell
-            superseded from forbidden.
+        before: (epoch, states) for each of the last bus events that moved the role, oldest first, to tell superseded
+            from forbidden: where it stood just before, and where messages that came too late would have led it.
         leased: Deliveries that the session has, oldest first.
         queued: Deliveries that the machine has taken in and no session has.
         early: Accepted messages that the state does not expect yet, in order of arrival.
@@ -136,7 +138,7 @@ class Mailbox:
         self.at = machine.start
         self.epoch = 0
         self.overtaken_at = 0
-        self.before: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED_STATES)
+        self.before: deque[tuple[int, list[int]]] = deque(maxlen=_REMEMBERED_STATES)
         self.leased: deque[Delivery] = deque()
         self.queued: deque[Delivery] = deque()
         self.early: list[Delivery] = []
@@ -179,10 +181,20 @@ class Mailbox:
         return any(move.interrupt < 0 for move in self.machine.send[self.at].values())
 
     def allowed_before(self, type: int, address: int, epoch: int) -> bool:
-        """Return whether the role might send this when the bus event came that ended *epoch* for it."""
-        for epoch_before, state in self.before:
-            if epoch <= epoch_before:
-                return (type, address) in self.machine.send[state]
+        """Return whether the role might send this when the bus event came that ended *epoch* for it.
+
+        What is superseded is said again after a reconnect, and what follows it is superseded too.
+        """
+        for epoch_before, states in self.before:
+            if epoch > epoch_before:
+                continue
+            for state in states:
+                move = self.machine.send[state].get((type, address))
+                if move is not None:
+                    if 0 <= move.next not in states and len(states) < _REMEMBERED_STATES:
+                        states.append(move.next)
+                    return True
+            return False
         return False
 
     def was_allowed(self, type: int, address: int, epoch: int) -> bool:

@@ -6,95 +6,44 @@ Arguments come from outside and are read through pydantic models; data goes back
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from bus.broker.admission import Admission
 from bus.broker.attendance import Attendance, HelloRefused
 from bus.broker.conversation import Conversation
+from bus.broker.dead_letter import DeadLetters
 from bus.broker.dispatch import Dispatch
 from bus.broker.entry import BUS, CANCELED
-from bus.broker.mailbox import DeliveryState, Mailbox
+from bus.broker.mailbox import Mailbox
 from bus.broker.opening import find_pin
+from bus.broker.question import (
+    Answer,
+    Arguments,
+    DeadLetter,
+    Inbox,
+    Listing,
+    Name,
+    Nothing,
+    One,
+    Pin,
+    QueryRefused,
+    Requeue,
+    Source,
+    Transcript,
+    find_conversation,
+)
 from bus.broker.refusal import Refusal, allowed_moves, out_of_turn
 from bus.broker.registry import Session
 from bus.broker.state import BrokerState
-from bus.broker.turn import owes_after
-from bus.ids import message_id, show_id
+from bus.broker.turn import check_keys, owes_after
+from bus.ids import message_id
+from bus.spec.mode import not_enforced
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.wire.record import Kind, Record
 
 _REPLY_BYTES = 1 << 19  # of bodies in one answer; a frame holds twice as much
-
-Id = Annotated[bytes, Field(min_length=16, max_length=16)]
-
-
-class QueryRefused(Exception):
-    """Why a query has no answer; never leaves the broker."""
-
-    def __init__(self, code: str, message: str, **facts: object) -> None:
-        super().__init__(code, message)
-        self.data: dict[str, object] = {"code": code, "message": message, **facts}
-
-
-class _Arguments(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
-
-
-class _Nothing(_Arguments):
-    pass
-
-
-class _Listing(_Arguments):
-    live_only: bool = False
-    limit: int = Field(default=200, ge=1, le=10_000)
-
-
-class _Transcript(_Arguments):
-    conversation: Id
-    after: int = 0
-    limit: int = Field(default=1000, ge=1, le=10_000)
-
-
-class _Inbox(_Arguments):
-    role: str | None = None
-
-
-class _Answer(_Arguments):
-    conversation: Id
-    role: str
-    position: int
-    epoch: int
-    type: int
-    address: int
-    body: bytes
-    by: str = Field(min_length=1, max_length=200)
-
-
-class _One(_Arguments):
-    conversation: Id
-    reason: str = "canceled by command"
-
-
-class _DeadLetter(_Arguments):
-    conversation: Id
-    role: str
-
-
-class _Name(_Arguments):
-    name: str
-
-
-class _Source(_Arguments):
-    source: str
-
-
-class _Pin(_Arguments):
-    digest: str
-    role: str
-    conversation: Id
-    bindings: dict[str, list[str]] = Field(default_factory=dict)
 
 
 class Queries:
@@ -105,17 +54,19 @@ class Queries:
         self._dispatch = dispatch
         self._admission = admission
         self._attendance = attendance
-        self._answers: dict[str, tuple[type[_Arguments], Callable[[Any], object]]] = {
-            "status": (_Nothing, self._status),
-            "conversations": (_Listing, self._conversations),
-            "transcript": (_Transcript, self._transcript),
-            "inbox": (_Inbox, self._inbox),
-            "answer": (_Answer, self._answer),
-            "cancel": (_One, self._cancel),
-            "dead": (_Nothing, self._dead),
-            "requeue": (_DeadLetter, self._requeue),
-            "drop": (_DeadLetter, self._drop),
-            "gave-up": (_Name, self._gave_up),
+        self._letters = DeadLetters(state, admission)
+        self._answers: dict[str, tuple[type[Arguments], Callable[[Any], object]]] = {
+            "status": (Nothing, self._status),
+            "conversations": (Listing, self._conversations),
+            "transcript": (Transcript, self._transcript),
+            "inbox": (Inbox, self._inbox),
+            "answer": (Answer, self._answer),
+            "cancel": (One, self._cancel),
+            "dead": (Nothing, lambda _: self._letters.list_all()),
+            "letter": (DeadLetter, lambda query: self._letters.show(query.conversation, query.role)),
+            "requeue": (Requeue, lambda query: self._letters.requeue(query.conversation, query.role, query.body)),
+            "drop": (DeadLetter, lambda query: self._letters.drop(query.conversation, query.role)),
+            "gave-up": (Name, self._gave_up),
         }
 
     def answer(self, session: Session, record: Record) -> None:
@@ -143,11 +94,11 @@ class Queries:
     def _find_answer(self, session: Session, name: str, arguments: dict[str, object]) -> object:
         if name == "learn":
             try:
-                return {"number": self._attendance.learn(session, _Source.model_validate(arguments).source)}
+                return {"number": self._attendance.learn(session, Source.model_validate(arguments).source)}
             except HelloRefused as error:
                 raise QueryRefused(error.code, error.message) from error
         if name == "pin":
-            return {"digest": self._pin(session, _Pin.model_validate(arguments))}
+            return {"digest": self._pin(session, Pin.model_validate(arguments))}
         if name not in self._answers:
             known = ", ".join(sorted([*self._answers, "learn", "pin"]))
             raise QueryRefused("unknown-query", f"expected one of {known}; got {name!r}")
@@ -156,7 +107,7 @@ class Queries:
 
     # -- reading --------------------------------------------------------------------------------------
 
-    def _status(self, _: _Nothing) -> object:
+    def _status(self, _: Nothing) -> object:
         state = self._state
         agents = [
             {
@@ -176,6 +127,10 @@ class Queries:
             "agents": agents,
             "n_conversations": n_all,
             "n_live": n_live,
+            "n_violations": sum(
+                one.watch.n_violations for one in [*state.conversations.values(), *state.finished.values()]
+            ),
+            "modes": not_enforced(state.modes),
         }
 
     def _open_deliveries(self, session: Session) -> int:
@@ -186,7 +141,7 @@ class Queries:
         protocol = self._state.protocols[digest]
         return f"{protocol.name}.{protocol.roles[role].name}"
 
-    def _conversations(self, query: _Listing) -> object:
+    def _conversations(self, query: Listing) -> object:
         state = self._state
         known = [*state.finished.values(), *state.conversations.values()]
         known.sort(key=lambda conversation: conversation.opened_at)
@@ -207,11 +162,13 @@ class Queries:
             "players": {players[mailbox.role].name: mailbox.agent for mailbox in conversation.mailboxes},
             "sequence": conversation.sequence,
             "epoch": conversation.epoch,
+            "mode": conversation.watch.mode.value,
+            "n_violations": conversation.watch.n_violations,
             "since": conversation.opened_at,
         }
 
-    def _transcript(self, query: _Transcript) -> object:
-        conversation = self._find(query.conversation)
+    def _transcript(self, query: Transcript) -> object:
+        conversation = find_conversation(self._state, query.conversation)
         protocol = conversation.protocol
         entries: list[dict[str, object]] = []
         n_bytes = 0
@@ -237,15 +194,9 @@ class Queries:
             )
         return entries
 
-    def _find(self, conversation_id: bytes) -> Conversation:
-        conversation = self._state.find(conversation_id)
-        if conversation is None:
-            raise QueryRefused("unknown-conversation", f"no conversation {show_id(conversation_id)}")
-        return conversation
-
     # -- people ---------------------------------------------------------------------------------------
 
-    def _inbox(self, query: _Inbox) -> object:
+    def _inbox(self, query: Inbox) -> object:
         items = []
         for conversation in self._state.conversations.values():
             for mailbox in conversation.mailboxes:
@@ -287,8 +238,8 @@ class Queries:
             }
         ]
 
-    def _answer(self, query: _Answer) -> object:
-        conversation = self._find(query.conversation)
+    def _answer(self, query: Answer) -> object:
+        conversation = find_conversation(self._state, query.conversation)
         mailbox = self._human_mailbox(conversation, query.role)
         if mailbox.answered is not None and query.position <= mailbox.answered[0]:
             by = mailbox.answered[1]
@@ -299,11 +250,15 @@ class Queries:
             raise QueryRefused("superseded", text)
         move = conversation.find_move(mailbox, query.type, query.address)
         if move is None:
-            known = 0 <= query.type < len(conversation.protocol.messages)
-            text = out_of_turn(conversation, mailbox, query.type).message if known else "no such message type"
-            raise QueryRefused("not-allowed", text)
+            if not 0 <= query.type < len(conversation.protocol.messages):
+                raise QueryRefused("not-allowed", "no such message type")
+            refusal = out_of_turn(conversation, mailbox, query.type)
+            raise QueryRefused(refusal.code, refusal.message, allowed=refusal.allowed)
         if conversation.protocol.messages[query.type].delivery is DeliveryClass.AT_MOST_ONCE:
             raise QueryRefused("not-allowed", "an at-most-once message is no answer")
+        fault = check_keys(conversation, query.type, query.body)
+        if fault is not None:
+            raise QueryRefused(fault.code, fault.message)
         commit = mailbox.commits if newest is mailbox.oldest() else 0
         sent = message_id(query.conversation, mailbox.role, query.position, commit, 0)
         sends = [[sent, query.type, query.address, None, query.body]]
@@ -324,51 +279,13 @@ class Queries:
 
     # -- commands -------------------------------------------------------------------------------------
 
-    def _cancel(self, query: _One) -> object:
-        conversation = self._find(query.conversation)
+    def _cancel(self, query: One) -> object:
+        conversation = find_conversation(self._state, query.conversation)
         if conversation.outcome is None:
             self._admission.decide(["close", query.conversation, CANCELED, query.reason], urgent=True)
         return {"outcome": conversation.outcome}
 
-    def _dead(self, _: _Nothing) -> object:
-        letters = []
-        for conversation in self._state.conversations.values():
-            for mailbox in conversation.mailboxes:
-                delivery = mailbox.queued[0] if mailbox.queued else None
-                if delivery is None or delivery.reason is None:
-                    continue
-                letters.append(
-                    {
-                        "conversation": conversation.conversation_id,
-                        "protocol": conversation.protocol.name,
-                        "role": conversation.players[mailbox.role].name,
-                        "type": conversation.protocol.messages[delivery.type].name if delivery.type >= 0 else "notice",
-                        "code": delivery.reason[0],
-                        "detail": delivery.reason[1],
-                        "attempt": delivery.attempt,
-                        "trace": delivery.trace,
-                        "remaining": None if mailbox.timer < 0 else max(0.0, mailbox.deadline - self._state.now),
-                    }
-                )
-        return letters
-
-    def _requeue(self, query: _DeadLetter) -> object:
-        return self._decide_dead(query, "requeue")
-
-    def _drop(self, query: _DeadLetter) -> object:
-        return self._decide_dead(query, "drop")
-
-    def _decide_dead(self, query: _DeadLetter, decision: str) -> object:
-        conversation = self._find(query.conversation)
-        for mailbox in conversation.mailboxes:
-            if conversation.players[mailbox.role].name == query.role:
-                if not mailbox.queued or mailbox.queued[0].state is not DeliveryState.DEAD:
-                    raise QueryRefused("not-dead", f"{query.role!r} has no dead letter there")
-                self._admission.decide([decision, query.conversation, mailbox.role], urgent=True)
-                return {"done": decision}
-        raise QueryRefused("unknown-role", f"no role {query.role!r} in {conversation.protocol.name}")
-
-    def _pin(self, session: Session, query: _Pin) -> str:
+    def _pin(self, session: Session, query: Pin) -> str:
         """Say which version a conversation that is to be opened would follow, or one that is open follows (15)."""
         pinned = find_pin(
             self._state, session, query.digest, query.role, conversation_id=query.conversation, names=query.bindings
@@ -378,7 +295,7 @@ class Queries:
         self._dispatch.teach(session, pinned)
         return pinned
 
-    def _gave_up(self, query: _Name) -> object:
+    def _gave_up(self, query: Name) -> object:
         """A supervisor will not start this agent again: its roles are lost now (12)."""
         self._attendance.lose(query.name)
         return {"live": self._state.registry.is_live(query.name)}

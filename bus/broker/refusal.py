@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 from bus.broker.conversation import Conversation
 from bus.broker.entry import BUS
+from bus.broker.keys import KeyFault
 from bus.broker.mailbox import Mailbox
 from bus.broker.registry import Session
 from bus.ids import show_id
+from bus.spec.allowed import AllowedMessage, describe_allowed
 
 
 class Allowed(NamedTuple):
@@ -21,15 +23,15 @@ class Allowed(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A stable code, a sentence for people and, where order is concerned, what was allowed."""
+    """A stable code, a sentence for people and, where order is concerned, what was allowed, with its fields."""
 
     code: str
     message: str
-    allowed: tuple[Allowed, ...] | None = None
+    allowed: list[AllowedMessage] | None = None
 
 
-def allowed_moves(conversation: Conversation, mailbox: Mailbox) -> tuple[Allowed, ...]:
-    """Return what the role may send now, sorted by name."""
+def allowed_moves(conversation: Conversation, mailbox: Mailbox, state: int = -1) -> tuple[Allowed, ...]:
+    """Return what the role may send now, or could in another *state* of its machine; sorted by name."""
     protocol = conversation.protocol
     found = [
         Allowed(
@@ -38,16 +40,20 @@ def allowed_moves(conversation: Conversation, mailbox: Mailbox) -> tuple[Allowed
             name=protocol.messages[type].name,
             to=tuple(conversation.players[player].name for player in conversation.tables.addresses[address]),
         )
-        for type, address in mailbox.machine.send[mailbox.at]
-        if conversation.find_move(mailbox, type, address) is not None
+        for type, address in mailbox.machine.send[mailbox.at if state < 0 else state]
+        if state not in (-1, mailbox.at) or conversation.find_move(mailbox, type, address) is not None
     ]
     return tuple(sorted(found, key=lambda allowed: (allowed.name, allowed.to)))
 
 
-def out_of_turn(conversation: Conversation, mailbox: Mailbox, type: int) -> Refusal:
-    """Return the refusal of a message that the order forbids now."""
+def out_of_turn(conversation: Conversation, mailbox: Mailbox, type: int, state: int = -1) -> Refusal:
+    """Return the refusal of a message that the order forbids now.
+
+    Args:
+        state: Where earlier messages of the same turn have brought the role; left out: where it is.
+    """
     protocol = conversation.protocol
-    allowed = allowed_moves(conversation, mailbox)
+    allowed = () if conversation.outcome is not None else allowed_moves(conversation, mailbox, state)
     if conversation.outcome is not None:
         hint = f"the conversation ended as {conversation.outcome!r}; start a new one"
     elif allowed:
@@ -58,7 +64,12 @@ def out_of_turn(conversation: Conversation, mailbox: Mailbox, type: int) -> Refu
         f"{conversation.players[mailbox.role].name} may not send {protocol.messages[type].name!r} now in "
         f"{protocol.name}@{protocol.version} (conversation {show_id(conversation.conversation_id)}): {hint}"
     )
-    return Refusal("not-allowed", text, allowed)
+    return Refusal("not-allowed", text, describe_allowed(protocol, [(one.type, one.to) for one in allowed]))
+
+
+def wrong_key(conversation: Conversation, fault: KeyFault) -> Refusal:
+    """Return the refusal of a body whose key is not that of the conversation."""
+    return Refusal(fault.code, f"{fault.message} (conversation {show_id(conversation.conversation_id)})")
 
 
 def not_a_player(session: Session, conversation: Conversation, role: int) -> Refusal:

@@ -15,6 +15,7 @@ from bus.broker.mailbox import Mailbox
 from bus.broker.registry import Registry, Session
 from bus.broker.versions import Versions
 from bus.settings import Settings
+from bus.spec.mode import Mode
 from bus.spec.protocol import Protocol
 from bus.wire.record import Record
 
@@ -67,6 +68,7 @@ class BrokerState:
         term: Number of this ownership of the state folder; the upper half of every fence.
         conversations: Live conversations, and ended ones with notices nobody has settled yet.
         finished: Ended conversations that stay readable, oldest first.
+        modes: Protocol name → how strictly it is held to its order; enforced where it is not named.
         waiting: Mailboxes with deliveries and nobody live to take them.
         suspects: name → mailboxes that an instance held when it died; served one at a time (RULES.md 10).
         grace_until: Before this instant, after a restart, a mailbox goes to nobody but its keeper (RULES.md 18).
@@ -84,6 +86,7 @@ class BrokerState:
     conversations: dict[bytes, Conversation] = field(default_factory=dict)
     finished: OrderedDict[bytes, Conversation] = field(default_factory=OrderedDict)
     protocols: dict[str, Protocol] = field(default_factory=dict)
+    modes: dict[str, Mode] = field(default_factory=dict)
     waiting: dict[Mailbox, Conversation] = field(default_factory=dict)
     suspects: dict[str, dict[Mailbox, Conversation]] = field(default_factory=dict)
     journaled_protocols: set[str] = field(default_factory=set)

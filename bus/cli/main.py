@@ -17,8 +17,9 @@ import typer
 
 import bus
 from bus.cli.exit_codes import exit_code_of_error, show_exit_codes
-from bus.errors import PalaverError
+from bus.errors import LocalProtocolError, PalaverError, Refused
 from bus.log import configure_logging
+from bus.spec.allowed import show_allowed
 
 # In the order of --help: module → (heading, its commands). The demo's module brings its own function.
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -31,6 +32,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bus.cli.launching": ("Processes", ("launch",)),
     "bus.cli.broker_process": ("Processes", ("broker",)),
     "bus.cli.messages": ("Messages", ("send", "conversations", "cancel")),
+    "bus.cli.dead": ("Messages", ("dead",)),
     "bus.cli.people": ("People", ("inbox", "answer")),
     "bus.cli.training": ("Training", ("train", "runs", "adapters", "generate")),
     "bus.cli.demo": ("Projects", ("demo",)),
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         new_app(arguments)(args=arguments, prog_name="palaver")
     except (PalaverError, TimeoutError) as error:
-        print(f"palaver: {str(error) or 'the time limit passed'}", file=sys.stderr)
+        print(describe_error(error), file=sys.stderr)
         sys.exit(exit_code_of_error(error))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -53,6 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(0)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return what a person is told of *error*: one clean message, below it what is allowed with its fields."""
+    lines = [f"palaver: {str(error) or 'the time limit passed'}"]
+    if isinstance(error, LocalProtocolError | Refused):
+        lines += [f"  {show_allowed([one])}" for one in error.allowed]
+    return "\n".join(lines)
 
 
 def new_app(arguments: Sequence[str]) -> typer.Typer:

@@ -208,7 +208,7 @@ def conversations(
             one["protocol"],
             one["opener"] or "–",
             one["outcome"] or "live",
-            str(one["sequence"]),
+            str(one["sequence"]) + (f" ({one['n_violations']} violations)" if one.get("n_violations") else ""),
             f"{show_seconds(now - one['since'])} ago",
         ]
         for one in found

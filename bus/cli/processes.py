@@ -93,6 +93,8 @@ def status(bus: BusOption = None, as_json: JsonOption = False) -> None:
         print_json({"address": address, "broker": facts, "fleet": _fleet_facts(record)})
         return
     counts = f"{facts['n_live']} of {facts['n_conversations']} conversations live"
+    if facts.get("n_violations"):
+        counts += f", {facts['n_violations']} violations let pass"
     console.print(
         f"broker at {address}, up {show_seconds(facts['bus_time'])} in all, {counts}\n", markup=False, soft_wrap=True
     )

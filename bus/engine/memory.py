@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from bus.broker.broker import Broker
 from bus.clock import Clock
 from bus.engine.server import Server
 from bus.settings import Settings
+from bus.spec.mode import Mode
 from bus.wire.codec import decode_rows, encode_body
 from bus.wire.record import Record
 
@@ -102,9 +103,11 @@ class MemoryEngine:
 
     Attributes:
         journal: What survives ``crash``.
+        modes: Protocol name → how strictly the next broker holds it to its order.
     """
 
-    def __init__(self, *, settings: Settings, clock: Clock) -> None:
+    def __init__(self, *, settings: Settings, clock: Clock, modes: Mapping[str, Mode] | None = None) -> None:
+        self.modes = dict(modes or {})
         self.journal = MemoryJournal()
         self._settings = settings
         self._clock = clock
@@ -133,8 +136,9 @@ class MemoryEngine:
         """Start a broker from what the journal holds."""
         self.journal.begin_term()
         self._server = Server(
-            transport=self, journal=self.journal, settings=self._settings, clock=self._clock, seed=b"memory"
-        )
+            transport=self, journal=self.journal, settings=self._settings, clock=self._clock, seed=b"memory",
+            modes=self.modes,
+        )  # fmt: skip
         self._schedule()
 
     def crash(self, *, n_surviving: int = 0) -> None:

@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ from bus.engine.port import BrokerTransport, Journal
 from bus.engine.zeromq import Wake, ZmqBrokerTransport
 from bus.errors import JournalFailed, MalformedFrame, TooLarge
 from bus.settings import Settings
+from bus.spec.mode import Mode
 from bus.wire.codec import MAX_DELIVERY_FRAME_BYTES, MAX_FRAME_BYTES, decode_frame, encode_frame, encode_frames
 from bus.wire.record import Kind, Record
 
@@ -52,11 +54,12 @@ class Server:
         settings: Settings,
         clock: Clock,
         seed: bytes | None = None,
+        modes: Mapping[str, Mode] | None = None,
     ) -> None:
         self._transport = transport
         self._journal = journal
         self._clock = clock
-        self.broker = Broker(settings=settings, term=journal.term, rng_seed=seed or os.urandom(32))
+        self.broker = Broker(settings=settings, term=journal.term, rng_seed=seed or os.urandom(32), modes=modes)
         self.n_recovered = 0
         start = 0.0
         for bus_time, rows in journal.recover():
@@ -155,8 +158,11 @@ class Server:
             getattr(log, level)(event, **facts)
 
 
-def serve(address: str, state_folder: Path, settings: Settings) -> int:
+def serve(address: str, state_folder: Path, settings: Settings, *, modes: Mapping[str, Mode] | None = None) -> int:
     """Run a broker until SIGTERM or SIGINT; return the process's exit code.
+
+    Args:
+        modes: Protocol name → how strictly it is held to its order; all others are enforced.
 
     A journal that fails ends the process at once, with code 74: nothing may be written after a failed
     fsync, not even by closing the file.
@@ -176,7 +182,7 @@ def serve(address: str, state_folder: Path, settings: Settings) -> int:
     except BaseException:
         journal.close()
         raise
-    server = Server(transport=transport, journal=journal, settings=settings, clock=MonotonicClock())
+    server = Server(transport=transport, journal=journal, settings=settings, clock=MonotonicClock(), modes=modes)
     _stop_on_signals(server, wake)
     _spare_the_collector()
     _write_presence(presence, address=address, term=journal.term)

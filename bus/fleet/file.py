@@ -17,7 +17,9 @@ from bus.fleet.program import Program, locate_program
 from bus.fleet.supervision import RestartRule
 from bus.spec.diagnostic import Report, did_you_mean
 from bus.spec.loader import load_document
+from bus.spec.mode import Mode
 from bus.spec.node import MapNode, Node, Reader, ScalarNode, plain
+from bus.spec.parse import PROTOCOL_NAME
 from bus.spec.syntax import Mark
 
 FORM = "E-FLEET"
@@ -57,12 +59,14 @@ class Fleet:
     """The agents that are launched together.
 
     Attributes:
+        modes: Protocol name → how strictly the broker holds it to its order; all others are enforced.
         notify: Command and arguments to run when something new waits in a person's inbox; empty: none.
     """
 
     name: str
     agents: tuple[FleetAgent, ...]
     notify: tuple[str, ...] = ()
+    modes: Mapping[str, Mode] = field(default_factory=dict)
 
     def processes(self) -> Iterator[tuple[str, FleetAgent, int]]:
         """Yield (process name, agent, instance) of everything that is launched."""
@@ -123,7 +127,7 @@ class _FleetReader:
 
     def fleet(self, document: Node) -> Fleet:
         read = self._read
-        top = read.fields(document, "the file", ("fleet", "agents", "restart", "notify"), ("fleet", "agents"))
+        top = read.fields(document, "the file", ("fleet", "agents", "restart", "notify", "modes"), ("fleet", "agents"))
         name = self._name(top["fleet"], "fleet") if "fleet" in top else ""
         rule = self._restart(top["restart"], "restart", DEFAULT_RULE) if "restart" in top else DEFAULT_RULE
         agents: tuple[FleetAgent, ...] = ()
@@ -132,7 +136,8 @@ class _FleetReader:
             if isinstance(top["agents"], MapNode) and not entries:
                 read.wrong(top["agents"], "agents", "at least one agent")
             agents = tuple(self._agent(entry.mark, entry.key, entry.value, rule) for entry in entries)
-        return Fleet(name, agents, self._command(top["notify"]) if "notify" in top else ())
+        notify = self._command(top["notify"]) if "notify" in top else ()
+        return Fleet(name, agents, notify, self._modes(top["modes"]) if "modes" in top else {})
 
     def _agent(self, mark: Mark, name: str, node: Node, rule: RestartRule) -> FleetAgent:
         read, where = self._read, f"agents.{name[:60]}"
@@ -205,6 +210,20 @@ class _FleetReader:
         return RestartRule(
             default.at_most if at_most is None else at_most, default.within if within is None else within
         )
+
+    def _modes(self, node: Node) -> dict[str, Mode]:
+        found: dict[str, Mode] = {}
+        for entry in self._read.entries(node, "modes"):
+            where = f"modes.{entry.key[:60]}"
+            if not PROTOCOL_NAME.fullmatch(entry.key):
+                text = f"modes: expected the name of a protocol, got {entry.key[:60]!r}"
+                self._read.report.error(entry.mark, FORM, text)
+            mode = self._read.text(entry.value, where, f"one of {', '.join(Mode)}")
+            if mode in list(Mode):
+                found[entry.key] = Mode(mode)
+            elif mode is not None:
+                self._read.wrong(entry.value, where, f"one of {', '.join(Mode)}")
+        return found
 
     def _command(self, node: Node) -> tuple[str, ...]:
         text = self._read.text(node, "notify", "a command")

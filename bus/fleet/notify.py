@@ -33,8 +33,8 @@ async def watch_inbox(address: str, command: Sequence[str]) -> None:
                 while True:
                     items = await client.inbox()
                     for item in new_items(items, seen):
-                        await _run(command, item)
-                    seen = frozenset(_key(item) for item in items)
+                        await run_command(command, item)
+                    seen = seen_of(items)
                     await asyncio.sleep(LOOK_EVERY)
         await asyncio.sleep(LOOK_EVERY)
 
@@ -42,6 +42,11 @@ async def watch_inbox(address: str, command: Sequence[str]) -> None:
 def new_items(items: Sequence[Mapping[str, object]], seen: Seen) -> list[Mapping[str, object]]:
     """Return what a person was not told of yet: a new delivery, or one more reminder of an old one."""
     return [item for item in items if _key(item) not in seen]
+
+
+def seen_of(items: Sequence[Mapping[str, object]]) -> Seen:
+    """Return what a person has been told of once *items* were shown."""
+    return frozenset(_key(item) for item in items)
 
 
 def _key(item: Mapping[str, object]) -> tuple[bytes, str, int, int]:
@@ -52,7 +57,8 @@ def _key(item: Mapping[str, object]) -> tuple[bytes, str, int, int]:
     return conversation, str(item["role"]), position, reminders
 
 
-async def _run(command: Sequence[str], item: Mapping[str, object]) -> None:
+async def run_command(command: Sequence[str], item: Mapping[str, object]) -> None:
+    """Run *command* about one item of the inbox; what goes wrong is logged."""
     conversation = item["conversation"]
     about = {
         "PALAVER_ROLE": str(item["role"]),

@@ -198,7 +198,8 @@ class Supervisor:
         # -P: a folder called `bus` in somebody's project must not hide ours.
         palaver = [sys.executable, "-P", "-m", "bus.cli"]
         if name == BROKER:
-            return Command([*palaver, "broker", "--bus", self._address, "--lifeline"], self._project.root)
+            modes = [word for name, mode in self._fleet.modes.items() for word in ("--mode", f"{name}={mode}")]
+            return Command([*palaver, "broker", "--bus", self._address, "--lifeline", *modes], self._project.root)
         agent, instance = self._agents[name]
         arguments = ["launch", str(agent.program), "--name", agent.name, "--instance", str(instance)]
         environment = {**agent.environment, "PALAVER_AGENT_SETTINGS": json.dumps(dict(agent.settings))}

@@ -82,7 +82,7 @@ class OpenConversation:
         self._with_notices = notices
         self._remaining = remaining
         self._trace = trace
-        self._seat = Seat(self.id, part)
+        self._seat = Seat(self.id, part, is_enforced=part.protocol.name not in link.session.modes)
         self._prefix = derive_id("sent", self.id, part.role)[:8]
         self._n_sent = 0
         self._read = 0  # position of the newest delivery that was read
@@ -263,7 +263,7 @@ class OpenConversation:
 
     def _settle(self) -> bool:
         """Settle what was read, unless the role owes a message: then with that message (RULES.md 6)."""
-        if self._read == self._settled or (self._seat.owes() and self.outcome is None):
+        if self._read == self._settled or (self._seat.owes() and self._seat.is_enforced and self.outcome is None):
             return False
         self._settled = self._read
         while self._open and self._open[0][0] <= self._read:
@@ -290,6 +290,10 @@ class OpenConversation:
         """Return the OPEN that opens this conversation, or attaches to it again."""
         parent = None if self._parent is None else list(self._parent)
         return [int(Kind.OPEN), 0, self.id, number, self._seat.part.plays, self._request_id, self.bindings, parent]
+
+    def follow_mode(self) -> None:
+        """Check what is sent as the broker that was just met wants it."""
+        self._seat.is_enforced = self.protocol.name not in self._link.session.modes
 
     def attach(self, record: Record) -> None:
         """Note the OPEN just posted; a flush without messages waits for it."""

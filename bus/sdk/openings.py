@@ -130,6 +130,7 @@ class Openings:
     def on_welcome(self, kept: frozenset[Key]) -> None:
         """Attach again to what is open and was not *kept*; what was read already is dropped when it comes again."""
         for conversation in list(self._conversations.values()):
+            conversation.follow_mode()
             if conversation.outcome is None and conversation.key not in kept:
                 number = self.link.session.add_protocol(conversation.protocol)
                 self.link.post(conversation.open_record(number))

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from bus.errors import NotAllowed
 from bus.ids import show_id
 from bus.sdk.translation import translated_types
+from bus.spec.allowed import describe_allowed
 from bus.spec.gathering import Gathering
 from bus.spec.protocol import Delivery, Player, Protocol
 from bus.spec.tables import Move
@@ -102,7 +103,8 @@ class Part:
         moves = self.choices(state).get(index)
         if moves is None:
             where = f"conversation {show_id(conversation_id)}"
-            raise NotAllowed(f"{self._refusal(message)} ({where}): {self._hint(self._offered(state))}")
+            offered = self._offered(state)
+            raise self._not_allowed(f"{self._refusal(message)} ({where}): {self._hint(offered)}", offered)
         if to is None and len(moves) == 1:
             return [(index, *moves[0])]
         if self.gathering is not None:
@@ -111,6 +113,21 @@ class Part:
                 return [(index, address, move) for address, move in meant]
         _, address = self.pick([(index, address, self._receivers(address)) for address, _ in moves], message, to)
         return [(index, address, next(move for one, move in moves if one == address))]
+
+    def find_anywhere(
+        self, state: int, message: BaseModel, to: Receivers, conversation_id: bytes, about: int = -1
+    ) -> list[tuple[int, int, Move]]:
+        """Return what ``find`` does; what the order forbids goes where the role ever sends it, and moves nothing.
+
+        Raises:
+            NotAllowed: The message is of another protocol, the role never sends it, or *to* does not say to whom.
+        """
+        try:
+            return self.find(state, message, to, conversation_id, about)
+        except NotAllowed:
+            anywhere = sorted({key for moves in [*self.machine.send] for key in moves})
+            offered = [(type, address, self._receivers(address)) for type, address in anywhere]
+            return [(*self.pick(offered, message, to), Move(state))]
 
     def _meant(self, moves: Sequence[tuple[int, Move]], to: Receivers, about: int) -> list[tuple[int, Move]]:
         """Return those of *moves* that *to* means; [] where it does not say, or names somebody else."""
@@ -158,14 +175,15 @@ class Part:
         index = self.type_of.get(type(message), -1)
         fitting = [(address, names) for type, address, names in offered if type == index]
         if not fitting:
-            raise NotAllowed(f"{self._refusal(message)}: {self._hint(offered)}")
+            raise self._not_allowed(f"{self._refusal(message)}: {self._hint(offered)}", offered)
         wanted = None if to is None else {to} if isinstance(to, str) else set(to)
         chosen = [address for address, names in fitting if wanted is None or set(names) == wanted]
         if len(chosen) == 1:
             return index, chosen[0]
         choices = " or ".join(", ".join(names) for _, names in fitting)
         got = "none named" if wanted is None else repr(", ".join(sorted(wanted)))
-        raise NotAllowed(f"expected {self.messages[index].name!r} to go to {choices}, got {got}: say which with to=")
+        text = f"expected {self.messages[index].name!r} to go to {choices}, got {got}: say which with to="
+        raise self._not_allowed(text, [one for one in offered if one[0] == index])
 
     def receivers(self) -> list[tuple[str, ...]]:
         """Return the names behind each address."""
@@ -203,6 +221,10 @@ class Part:
             for index, moves in self.choices(state).items()
             for address, _ in moves
         ]
+
+    def _not_allowed(self, text: str, offered: Sequence[tuple[int, int, Sequence[str]]]) -> NotAllowed:
+        """Return the error *text*, with what is allowed and its fields beside it."""
+        return NotAllowed(text, describe_allowed(self.protocol, [(type, names) for type, _, names in offered]))
 
     def _hint(self, offered: Sequence[tuple[int, int, Sequence[str]]]) -> str:
         names = [f"{self.messages[index].name} to {', '.join(receivers)}" for index, _, receivers in offered]

@@ -109,7 +109,7 @@ class Runtime:
         if table is None:
             return None  # of a child that its caller has not opened again yet; it is delivered anew then
         part = table.part if gathering is None else Part(protocol, plays, table.part.own, gathering, record[ROLE])
-        seat = Seat(record[1], part)
+        seat = Seat(record[1], part, is_enforced=protocol.name not in self.link.session.modes)
         seat.fence = record[FENCE]
         seat.epoch = -1  # so that the broker's word on the state counts for the first delivery
         place = self._places[key] = Place(seat, SeatState(record[SAVED], self._state_bytes), table)

@@ -36,14 +36,16 @@ class Seat:
         fence: The lease under which deliveries come, 0 before the first.
         position: The newest delivery that has arrived under this or an older fence.
         keys: The conversation's key fields and the values that they took.
+        is_enforced: Whether order and keys are checked here; where not, the broker sees what it makes of them.
     """
 
-    __slots__ = ("at", "conversation_id", "epoch", "fence", "key", "keys", "part", "position")
+    __slots__ = ("at", "conversation_id", "epoch", "fence", "is_enforced", "key", "keys", "part", "position")
 
-    def __init__(self, conversation_id: bytes, part: Part) -> None:
+    def __init__(self, conversation_id: bytes, part: Part, *, is_enforced: bool = True) -> None:
         self.conversation_id = conversation_id
         self.part = part
         self.key = (conversation_id, part.role)
+        self.is_enforced = is_enforced
         self.at = part.machine.start
         self.epoch = 0
         self.fence = 0
@@ -54,8 +56,8 @@ class Seat:
         """Step the machine by the delivery *record*, which the reader now has in hand."""
         index: int = record[TYPE]
         if record[EPOCH] == self.epoch and index >= 0:
-            if self.part.lossy[index]:
-                return  # never steps a state
+            if self.part.lossy[index] or record[SEQUENCE] < 0:
+                return  # an at-most-once message or an aside: neither ever steps a state
             move = self.part.machine.receive[self.at].get((record[SENDER], index))
             self.at = self._told(record) if move is None else self.part.after(self.at, move)
         elif record[EPOCH] >= self.epoch:
@@ -108,7 +110,7 @@ class Seat:
         message_type = self.part.messages[record[TYPE]]
         fields = decode_body(record[BODY])
         message = message_type.from_plain(fields)
-        if message_type.keys:
+        if message_type.keys and self.is_enforced:
             self._keep_keys(message_type, fields)
         return message
 
@@ -122,8 +124,8 @@ class Seat:
             BodyInvalid: The body breaks a rule of its type or a key of the conversation.
             TooLarge: The body does not fit into a frame.
         """
-        found = self.part.find(self.at, message, to, self.conversation_id, about)
-        return found, self.encode(message)
+        find = self.part.find if self.is_enforced else self.part.find_anywhere
+        return find(self.at, message, to, self.conversation_id, about), self.encode(message)
 
     def encode(self, message: BaseModel) -> bytes:
         """Return the body of *message*, one of the protocol's; see ``choose``."""
@@ -138,7 +140,7 @@ class Seat:
                 f"expected a body of at most {MAX_BODY_BYTES} bytes, got {message_type.name!r} of {len(body)}: "
                 f"send big data as an artifact"
             )
-        if message_type.keys:
+        if message_type.keys and self.is_enforced:
             self._keep_keys(message_type, fields)
         return body
 
@@ -173,8 +175,15 @@ class Seat:
     def _keep_keys(self, message_type: MessageType, fields: dict[str, object]) -> None:
         for name in message_type.keys:
             value = fields.get(name)
+            if value is None:
+                continue  # it says nothing about the key
             known = self.keys.setdefault(name, value)
             if known != value:
+                if name in message_type.secret:
+                    raise BodyInvalid(
+                        f"{message_type.name}.{name}: expected the value that this conversation's key has had since "
+                        f"its first message, got another; it is secret (conversation {show_id(self.conversation_id)})"
+                    )
                 raise BodyInvalid(
                     f"{message_type.name}.{name}: expected {known!r}, the value that this conversation's key has had "
                     f"since its first message, got {value!r} (conversation {show_id(self.conversation_id)})"

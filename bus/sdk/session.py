@@ -63,6 +63,7 @@ class Session:
         window: Records that may be under way unaccepted; the broker says how many.
         token: Names the session to the broker's heartbeat; empty before WELCOME.
         kept: (conversation, role) of each lease that outlived the last change of connection.
+        modes: Protocol name → mode of those that the broker does not enforce.
         numbering: The protocols that the session has to do with.
         dropped: Records that the last WELCOME made void: their leases are gone.
     """
@@ -80,6 +81,7 @@ class Session:
         self.heartbeat_interval = 1.0
         self.lease = 10.0
         self.kept: frozenset[Key] = frozenset()
+        self.modes: dict[str, str] = {}
         self.dropped: list[Record] = []
         self.numbering = Numbering()
         self._plays: list[tuple[int, str]] = []
@@ -325,6 +327,7 @@ class Session:
         self.window = int(settings.get("window", 2048))
         self.lease = float(settings.get("lease", self.lease))
         self.heartbeat_interval = float(settings.get("heartbeat_interval", self.heartbeat_interval))
+        self.modes = dict(settings.get("modes") or {})
         self.kept = frozenset((conversation, role) for conversation, role in kept)
         waiting = [*self._outbox, *self._backlog, *self._handled.values()]
         self._outbox.clear()

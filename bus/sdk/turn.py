@@ -183,7 +183,7 @@ class Turn:
             if self.record[TYPE] != NOTICE_TYPE:
                 self.link.session.take_lossy()
             return
-        if seat.owes() and not is_over:
+        if seat.owes() and not is_over and seat.is_enforced:
             raise TurnUnfinished(
                 f"{seat.part.name} must send {seat.owed()} before its turn ends, and its handler returned without"
             )

@@ -43,6 +43,7 @@ class MessageType:
         window: At most this many unprocessed at the receiver, or None.
         model: The class of its messages.
         keys: Its fields that keep one value during a conversation, as named on the wire.
+        key_names: The same in UTF-8, as the broker looks for them in a packed body.
         secret: Wire names of the fields that are never logged or shown in errors.
         lists: Where attributes are the plain values already (no rich type, no map, no alias): the fields that are
             lists, with the types that their items may have. None where only the serializer knows the wire form.
@@ -57,10 +58,12 @@ class MessageType:
     secret: frozenset[str] = frozenset()
     doc: str = ""
     lists: Mapping[str, frozenset[type]] | None = None
+    key_names: frozenset[bytes] = field(init=False, repr=False)
     _serialize: Callable[..., dict[str, object]] = field(init=False, repr=False)
     _validate: Callable[..., Message] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "key_names", frozenset(name.encode() for name in self.keys))
         object.__setattr__(self, "_serialize", self.model.__pydantic_serializer__.to_python)
         object.__setattr__(self, "_validate", self.model.__pydantic_validator__.validate_python)
 

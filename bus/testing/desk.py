@@ -12,6 +12,7 @@ from bus.broker.entry import FAILED
 from bus.broker.mailbox import Delivery, DeliveryState, Mailbox
 from bus.broker.turn import check_commit, find_late_move
 from bus.ids import ID_BYTES
+from bus.spec.mode import Mode
 from bus.spec.protocol import Delivery as DeliveryClass
 from bus.spec.protocol import Protocol
 from bus.spec.tables import EventKind
@@ -104,7 +105,7 @@ class MonitorDesk:
         self.lossy = tuple(one.delivery is DeliveryClass.AT_MOST_ONCE for one in protocol.messages)
         self.conversation = Conversation(
             conversation_id=bytes(ID_BYTES), protocol=protocol, opener=opener, request_id="fuzz", now=0.0,
-            default_within=_WITHIN,
+            default_within=_WITHIN, mode=Mode.ENFORCE,
         )  # fmt: skip
         self.opener = opener
         self.revoked: list[int] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from bus.broker.mailbox import DeliveryState, Mailbox
-from bus.broker.refusal import out_of_turn
+from bus.broker.refusal import allowed_moves
 from bus.spec.tables import NO_EVENT, NO_TIMER, EventKind
 from bus.testing.arena import Arena, Fault
 from bus.testing.choices import Choices
@@ -58,6 +58,7 @@ class Run:
         self._place = arena.judge.begin()
         self._seen = 0
         self._raised: dict[int, int] = {}  # role → epoch in which it spoke last and a bus event came
+        self._superseded: set[int] = set()  # roles of which a message came too late: what follows it does so too
         self._before: dict[int, int] = {}  # epoch → the judge's place when it ended
         arena.tally.n_runs += 1
 
@@ -250,10 +251,9 @@ class Run:
             raise Fault("illegal-changed", f"{said} is not allowed and changed something")
         if answer is Answer.ACCEPTED or answer not in self._verdicts(role, label, epoch):
             raise Fault("wrong-verdict", f"{said} of epoch {epoch}, now {conversation.epoch}, was {answer}")
-        listed = {
-            (one.type, one.address)
-            for one in out_of_turn(conversation, conversation.mailboxes[role], label[0]).allowed or ()
-        }
+        if answer is Answer.SUPERSEDED:
+            self._superseded.add(role)
+        listed = {(one.type, one.address) for one in allowed_moves(conversation, conversation.mailboxes[role])}
         if listed != allowed:
             raise Fault("allowed-list", f"the refusal of {said} lists {sorted(listed)}, not {sorted(allowed)}")
 
@@ -270,7 +270,9 @@ class Run:
         was_allowed = label in self.arena.judge.ruling(self._before[epoch]).allowed(role)
         if not was_allowed and (role, label) in self.arena.guarded:  # a full stream of an older epoch: either will do
             return (Answer.REFUSED, Answer.SUPERSEDED)
-        return (Answer.SUPERSEDED,) if was_allowed else (Answer.REFUSED,)
+        if was_allowed:
+            return (Answer.SUPERSEDED,)
+        return (Answer.REFUSED, Answer.SUPERSEDED) if role in self._superseded else (Answer.REFUSED,)
 
     def _fingerprint(self) -> tuple[object, ...]:
         conversation = self.desk.conversation

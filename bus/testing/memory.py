@@ -22,6 +22,7 @@ from bus.sdk.duty import find_duties
 from bus.sdk.notice import Notice
 from bus.sdk.part import Part, part_of
 from bus.settings import Settings
+from bus.spec.mode import read_mode
 from bus.spec.protocol import Protocol, RoleOf
 from bus.spec.syntax import Field, TypeExpression
 from bus.wire.codec import encode_frame
@@ -38,15 +39,19 @@ Answer: TypeAlias = BaseModel | Sequence[BaseModel] | Callable[[Any], BaseModel 
 class MemoryBus:
     """A broker, its clock and its journal in this process.
 
+    Args:
+        modes: Protocol name → ``"observe"`` or ``"off"``, for those that are not enforced.
+
     Attributes:
         clock: Bus time; a few milliseconds pass with each exchange, anything longer only by ``advance``.
         engine: The engine below, e.g. to hold its journal back.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, modes: Mapping[str, str] | None = None) -> None:
         self.clock = ManualClock()
         self.settings = settings or Settings()
-        self.engine = MemoryEngine(settings=self.settings, clock=self.clock)
+        read = {name: read_mode(mode) for name, mode in (modes or {}).items()}
+        self.engine = MemoryEngine(settings=self.settings, clock=self.clock, modes=read)
         self._hearts: set[_Heart] = set()
         self._running: list[RunningAgent] = []
         self._is_up = True

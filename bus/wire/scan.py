@@ -47,21 +47,31 @@ for _first in _WITH_LENGTH:
 def scan(data: bytes, *, max_objects: int, max_depth: int) -> int:
     """Return how many objects *data* holds, keys and containers included.
 
+    Raises:
+        MalformedFrame: More objects or deeper nesting than allowed, bytes that end too early or too late.
+    """
+    end, n_objects = skip(data, 0, max_objects=max_objects, max_depth=max_depth)
+    if end != len(data):
+        raise MalformedFrame(f"expected one msgpack value, got {len(data) - end} bytes behind it")
+    return n_objects
+
+
+def skip(data: bytes, position: int, *, max_objects: int, max_depth: int) -> tuple[int, int]:
+    """Return where the value at *position* ends, and how many objects it holds, itself included.
+
     A container is charged when its head is read, so a false length costs nothing. The time is
     bounded by *max_objects*, about 0.1 µs each; the content of strings and binaries is jumped over.
 
     Raises:
-        MalformedFrame: More objects or deeper nesting than allowed, bytes that end too early or too late.
+        MalformedFrame: More objects or deeper nesting than allowed, or bytes that end too early.
     """
-    position, size = 0, len(data)
+    size = len(data)
     n_objects = pending = 1  # *pending*: objects still to come in the innermost container
     outer: list[int] = []  # the same for the containers around it
     while True:
         while not pending:
             if not outer:
-                if position != size:
-                    raise MalformedFrame(f"expected one msgpack value, got {size - position} bytes behind it")
-                return n_objects
+                return position, n_objects
             pending = outer.pop()
         if position >= size:
             raise MalformedFrame(_TRUNCATED)

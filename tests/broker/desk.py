@@ -9,6 +9,7 @@ from bus.ids import conversation_id
 from bus.log import EVENTS
 from bus.settings import Settings
 from bus.spec.compile import compile_protocol
+from bus.spec.mode import Mode
 from bus.wire.codec import decode_body, encode_body
 from bus.wire.record import WIRE_VERSION, Kind, Record
 
@@ -89,6 +90,7 @@ class Desk:
         self.n_batches = 0
         self.auto_sync = True
         self.peers: dict[bytes, Peer] = {}
+        self.modes: dict[str, Mode] = {}
         self.broker = Broker(settings=self.settings, term=1, rng_seed=b"test")
 
     def peer(
@@ -137,7 +139,7 @@ class Desk:
         self.term += 1
         self.peers.clear()
         bus_time = self.disk[-1][0] if self.disk else 0.0
-        self.broker = Broker(settings=self.settings, term=self.term, rng_seed=b"test")
+        self.broker = Broker(settings=self.settings, term=self.term, rng_seed=b"test", modes=self.modes)
         for at, rows in self.disk:
             self.broker.replay(rows, at)
         self.now = bus_time

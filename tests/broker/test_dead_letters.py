@@ -46,7 +46,7 @@ def test_final_failure_is_a_dead_letter_with_its_reason(desk: Desk) -> None:
     remaining = letter.pop("remaining")
     assert letter == {
         "conversation": conversation, "protocol": "plain", "role": "worker", "type": "Ask", "code": "error",
-        "detail": "no", "attempt": 1, "trace": None,
+        "detail": "no", "attempt": 1, "trace": None, "message_id": b"client-2........",
     }  # fmt: skip
     assert remaining == pytest.approx(600.0)
     assert desk.logged("delivery.dead") == 1
@@ -78,7 +78,8 @@ def test_requeued_letter_is_delivered_again_under_its_id(desk: Desk) -> None:
     first = worker.take_one(Kind.DELIVER)
     desk.nack(worker, first, final=True)
 
-    assert desk.query(client, "requeue", conversation=conversation, role="worker") == {"done": "requeue"}
+    done = desk.query(client, "requeue", conversation=conversation, role="worker")
+    assert done == {"done": "requeue", "message_id": first[15]}
 
     again = worker.take_one(Kind.DELIVER)
     assert (again[15], again[6]) == (first[15], 1)

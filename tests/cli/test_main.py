@@ -7,7 +7,10 @@ import sys
 import pytest
 
 import bus
-from bus.cli.main import GROUPS, main
+from bus.cli.main import GROUPS, describe_error, main
+from bus.errors import NotAllowed, Refused
+
+ALLOWED = [{"type": "Ask", "to": ["worker"], "fields": {"n": "int, min 1"}}]
 
 
 def run(capsys, *arguments):
@@ -46,6 +49,8 @@ def test_a_mistyped_command_is_a_usage_error_with_the_nearest(capsys):
         "runs",
         "adapters",
         "cancel ab",
+        "dead",
+        "dead drop ab",
         "send echo {}",
         "generate hello",
         "answer ab",
@@ -84,6 +89,27 @@ def test_an_error_is_one_clean_message(capsys, tmp_path, monkeypatch):
     assert err.startswith("palaver: ecco.protocol.yaml:1:1: E-UNKNOWN-PROTOCOL: expected the name of a protocol")
     assert "did you mean 'echo'?" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotAllowed("client may not send 'Bye' now", ALLOWED),
+        Refused("client may not send", {"message": "'Bye' now", "allowed": ALLOWED}),
+    ],
+)
+def test_a_refusal_of_order_lists_what_is_allowed_with_its_fields(error):
+    assert describe_error(error).splitlines() == [f"palaver: {error}", "  Ask to worker {n: int, min 1}"]
+
+
+@pytest.mark.parametrize("mode", ["echo", "echo=strict", "=off"])
+def test_a_mode_that_there_is_not_is_a_usage_error(capsys, tmp_path, monkeypatch, mode):
+    monkeypatch.chdir(tmp_path)
+
+    code, _, err = run(capsys, "broker", "--mode", mode)
+
+    assert code == 2
+    assert "--mode" in err
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import pytest
 from bus.errors import FleetError, ProgramError, SpecError
 from bus.fleet.file import load_fleet, override_programs
 from bus.fleet.supervision import RestartRule
+from bus.spec.mode import Mode
 
 GOOD = """\
 fleet: newsroom
@@ -17,6 +18,7 @@ agents:
   editor: {human: true}
 restart: {at_most: 3, within: 30s}
 notify: notify-send "something waits"
+modes: {newsroom: observe, echo: off}
 """
 
 
@@ -39,6 +41,7 @@ def test_a_good_file_is_read_whole(read, tmp_path):
     fleet = read(GOOD)
 
     researcher, writer, editor = fleet.agents
+    assert fleet.modes == {"newsroom": Mode.OBSERVE, "echo": Mode.OFF}
     assert (fleet.name, fleet.notify) == ("newsroom", ("notify-send", "something waits"))
     assert (researcher.instances, researcher.settings) == (2, {"corpus": "docs", "depth": [1, 2]})
     assert researcher.restart == RestartRule(3, 30.0)
@@ -78,6 +81,8 @@ def test_each_instance_is_a_process_and_a_person_is_none(read):
         ("fleet: newsroom", "fleet: My Room", "My Room", "expected a name"),
         ("fleet: newsroom", "flet: newsroom", "flet", "did you mean 'fleet'?"),
         ('"something waits"', "'half", "notify-send", "balanced quotes"),
+        ("newsroom: observe", "newsroom: watch", "watch", "expected one of enforce, observe, off"),
+        ("newsroom: observe", "Newsroom: observe", "Newsroom", "expected the name of a protocol"),
     ],
 )
 def test_a_mistake_is_placed_and_explained(read, old, new, at, message):
