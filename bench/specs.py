@@ -132,6 +132,7 @@ def steps(conversation: Conversation, said: list[tuple[int, int, int, bytes]]) -
         start = time.process_time()
         for sender, kind, address, message_id in said[first : first + BATCH]:
             mailbox = mailboxes[sender]
+            mailbox.queued.clear()  # who speaks has handled what it answers
             move = find(mailbox, kind, address)
             assert move is not None
             admit(mailbox, move, kind, address, message_id, b"", None, 0.0)

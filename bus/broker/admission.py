@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import deque
 
 from bus.broker.conversation import Conversation
+from bus.broker.delivery import Delivery
 from bus.broker.dispatch import Dispatch
 from bus.broker.entry import BUS
 from bus.broker.held import behind_held, hold
 from bus.broker.history import History
-from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.mailbox import Mailbox
 from bus.broker.opening import bind_members, check_opening
 from bus.broker.refusal import Refusal, gone, lease_lost, not_a_player, not_yours, out_of_turn
 from bus.broker.registry import Session

@@ -6,8 +6,9 @@ An aside is journaled, numbered and delivered as any other message; no machine s
 from __future__ import annotations
 
 from bus.broker.conversation import Conversation
+from bus.broker.delivery import Delivery
 from bus.broker.entry import ASIDE, Entry
-from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.mailbox import Mailbox
 
 
 def pass_aside(
@@ -15,7 +16,7 @@ def pass_aside(
     trace: str | None,
 ) -> None:  # fmt: skip
     """Queue the message to its receivers behind what they have been given; it closes with its sender's scopes."""
-    conversation.seen.add(message_id)
+    conversation.seen.newest.add(message_id)
     conversation.watch.note(type, body)
     conversation.sequence = sequence = conversation.sequence + 1
     mailbox.involved = True

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from bus.broker.admission import Admission
 from bus.broker.conversation import Conversation
+from bus.broker.delivery import DeliveryState
 from bus.broker.dispatch import Dispatch
 from bus.broker.entry import BUS
 from bus.broker.history import History
-from bus.broker.mailbox import DeliveryState, Mailbox
+from bus.broker.mailbox import Mailbox
 from bus.broker.registry import Play, Session
 from bus.broker.state import Alarm, BrokerState
 from bus.errors import SpecError
@@ -257,7 +260,8 @@ class Attendance:
             if crashed and mailbox.leased:
                 state.suspects.setdefault(session.name, {})[mailbox] = conversation
             self._dispatch.give_back(conversation, mailbox, crashed=crashed)
-            conversation.drop_held(session)
+            if conversation.held:  # it sends them again in its next life
+                conversation.held = deque(entry for entry in conversation.held if entry[0] is not session)
             conversation.touched[mailbox] = None
             conversations[conversation] = None
             self._bury_poison(conversation, mailbox)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.delivery import Delivery
+from bus.broker.mailbox import Mailbox
 from bus.spec.gathering import Gathering
 from bus.spec.members import Members
 from bus.spec.protocol import Player, Protocol
 from bus.spec.tables import BusEvent, EventKind, Move, Tables
+
+_MOST_SAID = 1024  # messages of a role that its unhandled deliveries have yet to follow
 
 
 class Cast:
@@ -78,17 +81,39 @@ class Cast:
     def carry_over(self, mailbox: Mailbox, type: int, address: int, turn: int) -> None:
         """Let what is not handled yet follow a message that the role has sent: begun again, a turn goes on from there.
 
+        It is noted and caught up with when a delivery is handed out (``state_of``): a step must not cost more
+        where much is unhandled.
+
         Args:
             turn: Position of the delivery whose turn sent it, 0 outside a turn.
         """
+        mailbox.said.append((turn, mailbox.last_position, type, address))
+        if len(mailbox.said) >= _MOST_SAID or mailbox.history is not None:
+            self._catch_up(mailbox)
+
+    def state_of(self, mailbox: Mailbox, delivery: Delivery) -> int:
+        """Return the state from which a handler of *delivery* goes on, what its role has said since included."""
+        if delivery.n_followed < len(mailbox.said):
+            state = delivery.state_after
+            for turn, last, type, address in mailbox.said[delivery.n_followed :]:
+                if turn <= delivery.position <= last:
+                    move = mailbox.machine.send[state].get((type, address))
+                    if move is not None:
+                        state = self.after(mailbox, state, move)
+            delivery.state_after = state
+            delivery.n_followed = len(mailbox.said)
+        return delivery.state_after
+
+    def _catch_up(self, mailbox: Mailbox) -> None:
         for delivery in (*mailbox.leased, *mailbox.queued):
-            move = mailbox.machine.send[delivery.state_after].get((type, address))
-            if move is not None and delivery.position >= turn:
-                delivery.state_after = self.after(mailbox, delivery.state_after, move)
+            self.state_of(mailbox, delivery)
+            delivery.n_followed = 0
+        mailbox.said.clear()
 
     def carry_over_event(self, mailbox: Mailbox, event: int) -> None:
         """Let what is not handled yet follow an interrupt that the player itself has raised: it knows of it."""
         mailbox.before.clear()
+        self._catch_up(mailbox)
         for delivery in (*mailbox.leased, *mailbox.queued):
             delivery.epoch = mailbox.epoch
             state = mailbox.machine.bus[delivery.state_after].get(event, mailbox.at)

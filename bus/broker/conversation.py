@@ -14,11 +14,12 @@ from math import inf
 
 from bus.broker.calls import RunningCalls
 from bus.broker.cast import Cast
+from bus.broker.delivery import Delivery
 from bus.broker.entry import FAILED, Entry, Parent
-from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.mailbox import Mailbox
 from bus.broker.registry import Session
 from bus.broker.scope_clock import ScopeClock
-from bus.broker.seen import SeenIds
+from bus.broker.seen import REMEMBERED, SeenIds
 from bus.broker.watch import Watch
 from bus.spec.mode import Mode
 from bus.spec.protocol import Protocol
@@ -26,6 +27,7 @@ from bus.spec.tables import BusEvent, EventKind, Move
 from bus.wire.codec import encode_body
 from bus.wire.record import NOTICE_TYPE, Record
 
+_NEW = tuple.__new__  # half the time of Entry(…), which is a Python function
 _TRANSCRIPT_ENTRIES = 10_000  # newest entries of a conversation that stay readable in memory
 
 
@@ -155,21 +157,28 @@ class Conversation:
             turn: Position of the delivery whose turn sends it, 0 outside a turn: an interrupt closes no turn that
                 raises it itself.
         """
-        self.cast.count(move, self.counters, move.member)
-        self.seen.add(message_id)
+        if move.counts or move.resets:
+            self.cast.count(move, self.counters, move.member)
+        newest = self.seen.newest
+        newest.add(message_id)
+        if len(newest) >= REMEMBERED:
+            self.seen.turn()
         if self.watch.keys is not None:
             self.watch.note(type, body)
         self.sequence = sequence = self.sequence + 1
         mailbox.involved = True
-        self.transcript.append(Entry(sequence, self.epoch, mailbox.role, type, address, body, ""))
+        self.transcript.append(_NEW(Entry, (sequence, self.epoch, mailbox.role, type, address, body, "")))
         if move.interrupt >= 0:
             message = Delivery(type, move.voice, sequence, message_id, body, trace)
-            self._fire(
+            self.fire(
                 move.interrupt, now, raiser=mailbox, message=message, to=self.tables.addresses[address], turn=turn
             )
             return
-        if move.next != mailbox.at and (mailbox.leased or mailbox.queued):
-            self.cast.carry_over(mailbox, type, address, turn)
+        if move.next != mailbox.at:
+            if mailbox.leased or mailbox.queued:
+                self.cast.carry_over(mailbox, type, address, turn)
+            elif mailbox.said:
+                mailbox.said.clear()
         if self._step(mailbox, move, now) and mailbox.early:
             self._expect_early(mailbox, now)
         is_due = mailbox.machine.due[mailbox.at]
@@ -187,10 +196,6 @@ class Conversation:
             is_due = is_due or receiver.machine.due[receiver.at]
         if is_due:
             self._fire_due(self.mailboxes, now)
-
-    def fire(self, event: int, now: float) -> None:
-        """Let the bus event happen: a deadline, a timeout, a lost or failed role."""
-        self._fire(event, now)
 
     def close(self, outcome: str, reason: str, now: float) -> None:
         """End the conversation from outside its own steps: failed or canceled; undelivered messages are dropped."""
@@ -224,22 +229,18 @@ class Conversation:
             self.settled.append((mailbox, len(mailbox.leased)))
             mailbox.release()
 
-    def drop_held(self, session: Session) -> None:
-        """Forget the records of a session that ended: it sends them again in its next life."""
-        if self.held:
-            self.held = deque(entry for entry in self.held if entry[0] is not session)
-
     def _step(self, mailbox: Mailbox, move: Move, now: float, delivery: Delivery | None = None) -> bool:
         """Carry out *move*, by which the role sends or takes *delivery* in; return whether its state is a new one."""
-        state = move.next if move.next >= 0 else self.cast.after(mailbox, mailbox.at, move)
-        is_new = state != mailbox.at or not move.keeps_timer  # one more of a stream, the hottest step, is not
+        state, old = move.next, mailbox.at
+        if state < 0:
+            state = self.cast.after(mailbox, old, move)
+        is_new = state != old or not move.keeps_timer  # one more of a stream, the hottest step, is not
+        if is_new:
+            self._enter(mailbox, state, now, move.keeps_timer)
         if delivery is not None:
-            delivery.state_before = mailbox.at
+            delivery.state_before = old
             for counter in move.resets:  # a stream of the receiver's own begins behind this
                 self.counters[counter] = 0
-        if is_new:
-            self._enter(mailbox, state, now, keeps_timer=move.keeps_timer)
-        if delivery is not None:
             mailbox.take_in(delivery)
         return is_new
 
@@ -256,20 +257,18 @@ class Conversation:
             if self._step(mailbox, move, now, delivery):
                 index = 0
 
-    def _enter(self, mailbox: Mailbox, state: int, now: float, *, keeps_timer: bool = False) -> None:
+    def _enter(self, mailbox: Mailbox, state: int, now: float, keeps_timer: bool = False) -> None:
         """Put the role into *state* and start or stop its deadline and its scopes' clocks."""
         machine = mailbox.machine
         old = mailbox.at
         self.touched[mailbox] = None
         mailbox.at = state
         timer = machine.timer[state]
-        if not (keeps_timer and timer == mailbox.timer):
+        if timer != mailbox.timer or (timer >= 0 and not keeps_timer):
             mailbox.start_timer(timer, self.tables.timers, now, self.default_within)
         if machine.scopes[state] is not machine.scopes[old] or not self.sequence:
-            self._watch_scopes(now)
-
-    def _watch_scopes(self, now: float) -> None:
-        self.scopes.watch({scope for one in self.mailboxes for scope in one.machine.scopes[one.at]}, now, self.sequence)
+            inside = {scope for one in self.mailboxes for scope in one.machine.scopes[one.at]}
+            self.scopes.watch(inside, now, self.sequence)
 
     # -- bus events -----------------------------------------------------------------------------------
 
@@ -289,10 +288,10 @@ class Conversation:
                 if counter >= 0 and self.counters[counter] < self.tables.counters[counter].limit:
                     continue
                 if self.outcome is None and self.cast.is_due(event, self.mailboxes):
-                    self._fire(event, now)
+                    self.fire(event, now)
                     return
 
-    def _fire(
+    def fire(
         self, number: int, now: float, *, raiser: Mailbox | None = None, message: Delivery | None = None,
         to: tuple[int, ...] = (), turn: int = 0,
     ) -> None:  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bus.broker.admission import Admission
 from bus.broker.conversation import Conversation
-from bus.broker.mailbox import Delivery, DeliveryState, Mailbox
+from bus.broker.delivery import Delivery, DeliveryState
+from bus.broker.mailbox import Mailbox
 from bus.broker.question import QueryRefused, find_conversation
 from bus.broker.state import BrokerState
 from bus.broker.turn import check_keys

@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import inf
 
 from bus.broker.conversation import Conversation
+from bus.broker.delivery import Delivery, DeliveryState
 from bus.broker.entry import BUS
-from bus.broker.mailbox import Delivery, DeliveryState, Mailbox
+from bus.broker.mailbox import Mailbox
 from bus.broker.registry import Session
 from bus.broker.state import FINISHED_CONVERSATIONS, Alarm, BrokerState
 from bus.ids import show_id
@@ -217,7 +218,7 @@ class Dispatch:
             if mailbox.told_fence != fence and position > mailbox.settled:
                 saved = mailbox.saved
         mailbox.told_fence = fence
-        at: object = delivery.state_after
+        at: object = conversation.cast.state_of(mailbox, delivery)
         if conversation.cast.gathering is not None:
             at = conversation.cast.show_state(mailbox.role, delivery.state_after)
         record: Record = [

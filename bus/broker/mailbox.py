@@ -11,88 +11,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from enum import StrEnum
 from math import inf
 
+from bus.broker.delivery import Delivery, DeliveryState
 from bus.broker.registry import Session
 from bus.spec.tables import Machine, Timer
 
 _REMEMBERED_STATES = 16  # a sender that has missed more bus events is judged by the oldest of these
-
-
-class DeliveryState(StrEnum):
-    """Where a delivery stands."""
-
-    EARLY = "early"  # accepted, but the role's state does not expect it yet
-    QUEUED = "queued"
-    LEASED = "leased"
-    ACKED = "acked"
-    DEAD = "dead"
-    DISCARDED = "discarded"
-
-
-DELIVERY_TRANSITIONS = {
-    (DeliveryState.EARLY, "expect"): DeliveryState.QUEUED,
-    (DeliveryState.EARLY, "discard"): DeliveryState.DISCARDED,
-    (DeliveryState.QUEUED, "lease"): DeliveryState.LEASED,
-    (DeliveryState.QUEUED, "settle"): DeliveryState.ACKED,  # a person's answer, and replay
-    (DeliveryState.QUEUED, "discard"): DeliveryState.DISCARDED,
-    (DeliveryState.LEASED, "settle"): DeliveryState.ACKED,
-    (DeliveryState.LEASED, "release"): DeliveryState.QUEUED,
-    (DeliveryState.LEASED, "discard"): DeliveryState.DISCARDED,
-    (DeliveryState.QUEUED, "bury"): DeliveryState.DEAD,
-    (DeliveryState.ACKED, "read again"): DeliveryState.QUEUED,  # a caller's handler that begins anew (17)
-    (DeliveryState.DEAD, "requeue"): DeliveryState.QUEUED,
-    (DeliveryState.DEAD, "settle"): DeliveryState.ACKED,  # dropped by a person
-    (DeliveryState.DEAD, "discard"): DeliveryState.DISCARDED,
-}
-
-
-class Delivery:
-    """One message or notice on its way to one role.
-
-    Attributes:
-        type: Message type, or -1 for a notice.
-        state_after: The role's machine state once it has taken this in; what a handler may send follows from it.
-        state_before: The state in which it came, which is the role's until it has read this; -1 for a notice.
-        epoch: The conversation's epoch at its place in the mailbox.
-        scopes: Scopes whose closing discards it.
-        is_aside: The order forbids it, and its protocol's mode let it pass: it steps nothing.
-        reason: Why it is dead, as (code, detail), else None.
-    """
-
-    __slots__ = (
-        "attempt", "body", "epoch", "is_aside", "message_id", "position", "reason", "scopes", "sender",
-        "sequence", "state", "state_after", "state_before", "trace", "type",
-    )  # fmt: skip
-
-    def __init__(
-        self, type: int, sender: int, sequence: int, message_id: bytes, body: bytes,
-        trace: str | None = None, scopes: tuple[int, ...] = (),
-    ) -> None:  # fmt: skip
-        self.type = type
-        self.sender = sender
-        self.sequence = sequence
-        self.message_id = message_id
-        self.body = body
-        self.trace = trace
-        self.scopes = scopes
-        self.state = DeliveryState.EARLY
-        self.state_after = 0
-        self.state_before = -1
-        self.epoch = 0
-        self.position = 0
-        self.attempt = 1
-        self.is_aside = False
-        self.reason: tuple[str, str] | None = None
-
-    def copy(self) -> Delivery:
-        """Return the same message for one receiver more."""
-        return Delivery(self.type, self.sender, self.sequence, self.message_id, self.body, self.trace, self.scopes)
-
-    def move(self, action: str) -> None:
-        """Take the step *action* of ``DELIVERY_TRANSITIONS``; a missing entry is a bug of ours."""
-        self.state = DELIVERY_TRANSITIONS[self.state, action]
 
 
 class Mailbox:
@@ -121,13 +46,15 @@ class Mailbox:
         history: Settled deliveries of a caller's role, to be read again after a crash (RULES.md 17); else None.
         involved: The role has spoken or was given something; others hear no notices.
         answered: (position, by) of the last answer that a person gave.
+        said: (turn, last position by then, type, address) of what the role has said since its oldest unhandled
+            delivery came; see ``Cast.carry_over``.
         told_fence: The fence under which the session was last told of the saved state.
     """
 
     __slots__ = (
         "agent", "answered", "at", "before", "commit_fence", "commits", "deadline", "early", "epoch", "fence",
         "history", "human", "involved", "keeper", "last_position", "leased", "machine", "not_before", "offered",
-        "overtaken_at", "queued", "remind_at", "reminders", "retries", "revoked_fence", "role", "saved",
+        "overtaken_at", "queued", "remind_at", "reminders", "retries", "revoked_fence", "role", "said", "saved",
         "scheduled_at", "session", "settled", "timer", "told_fence", "told_nobody", "unsettled",
     )  # fmt: skip
 
@@ -166,6 +93,7 @@ class Mailbox:
         self.answered: tuple[int, str] | None = None
         self.told_nobody = False
         self.told_fence = 0
+        self.said: list[tuple[int, int, int, int]] = []
 
     @property
     def player(self) -> str | None:
@@ -259,6 +187,7 @@ class Mailbox:
         delivery.move("expect")
         self.last_position = delivery.position = self.last_position + 1
         delivery.state_after = self.at
+        delivery.n_followed = len(self.said)
         delivery.epoch = self.epoch
         self.involved = True
         self.queued.append(delivery)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-_REMEMBERED = 65_536  # ids kept in each of two generations
+REMEMBERED = 65_536  # ids kept in each of two generations
 
 
 class SeenIds:
-    """The newest message ids of one conversation; at least 65,536 of them are known."""
+    """The newest message ids of one conversation; at least ``REMEMBERED`` of them are known.
 
-    __slots__ = ("_new", "_old")
+    Attributes:
+        newest: Ids are added here directly, and ``turn`` is called when there are ``REMEMBERED``: each message does.
+    """
+
+    __slots__ = ("_old", "newest")
 
     def __init__(self) -> None:
-        self._new: set[bytes] = set()
+        self.newest: set[bytes] = set()
         self._old: set[bytes] = set()
 
     def __contains__(self, message_id: bytes) -> bool:
-        return message_id in self._new or message_id in self._old
+        return message_id in self.newest or message_id in self._old
 
-    def add(self, message_id: bytes) -> None:
-        """Remember *message_id*."""
-        self._new.add(message_id)
-        if len(self._new) >= _REMEMBERED:
-            self._old, self._new = self._new, set()
+    def turn(self) -> None:
+        """Begin a new generation; what is older than the last one is forgotten."""
+        self._old, self.newest = self.newest, set()

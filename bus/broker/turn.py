@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from bus.broker.conversation import Conversation
-from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.delivery import Delivery
+from bus.broker.mailbox import Mailbox
 from bus.broker.refusal import Refusal, out_of_turn, wrong_key
 from bus.ids import ID_BYTES
 from bus.spec.mode import Mode

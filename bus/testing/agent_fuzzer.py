@@ -16,7 +16,7 @@ from functools import partial
 from random import Random
 from time import monotonic
 
-from bus.broker.mailbox import DeliveryState
+from bus.broker.delivery import DeliveryState
 from bus.engine.memory import MemoryPeer
 from bus.errors import BodyInvalid, MissingHandler, NotAllowed, PalaverError, TurnUnfinished
 from bus.sdk.agent import Agent

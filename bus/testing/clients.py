@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.delivery import Delivery
+from bus.broker.mailbox import Mailbox
 from bus.spec.protocol import Protocol
 from bus.testing.arena import Arena, Fault
 from bus.testing.choices import Choices
@@ -32,17 +33,17 @@ class Client:
         self.position = 0
         self.turn: Delivery | None = None
 
-    def take(self, mailbox: Mailbox, delivery: Delivery) -> None:
-        """Begin a turn on *delivery*, as ``Seat.take`` does."""
+    def take(self, mailbox: Mailbox, delivery: Delivery, told: int) -> None:
+        """Begin a turn on *delivery*, as ``Seat.take`` does; *told* is the broker's word on the state."""
         self.turn = delivery
         if delivery.position <= self.position:
             return  # a script that gets again what it has read
         self.position = delivery.position
         if delivery.epoch == self.epoch and delivery.type >= 0:
             move = mailbox.machine.receive[self.at].get((delivery.sender, delivery.type))
-            self.at = delivery.state_after if move is None else move.next
+            self.at = told if move is None else move.next
         elif delivery.epoch >= self.epoch:
-            self.at = delivery.state_after
+            self.at = told
             self.epoch = delivery.epoch
 
     def lose_lease(self) -> None:
@@ -122,7 +123,8 @@ class Clients:
         is_script = role == desk.opener
         if client.turn is None and mailbox.leased:
             desk.begin(role, mailbox.leased[0])
-            client.take(mailbox, mailbox.leased[0])
+            told = self._desk.conversation.cast.state_of(mailbox, mailbox.leased[0])
+            client.take(mailbox, mailbox.leased[0], told)
             return True
         if client.turn is None and not is_script:
             return False

@@ -8,8 +8,9 @@ from typing import Any
 from typing import Protocol as Shape
 
 from bus.broker.conversation import Conversation
+from bus.broker.delivery import Delivery, DeliveryState
 from bus.broker.entry import FAILED
-from bus.broker.mailbox import Delivery, DeliveryState, Mailbox
+from bus.broker.mailbox import Mailbox
 from bus.broker.turn import check_commit, find_late_move
 from bus.ids import ID_BYTES
 from bus.spec.mode import Mode

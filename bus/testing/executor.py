@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from bus.broker.mailbox import DeliveryState, Mailbox
+from bus.broker.delivery import DeliveryState
+from bus.broker.mailbox import Mailbox
 from bus.broker.refusal import allowed_moves
 from bus.spec.tables import NO_EVENT, NO_TIMER, EventKind
 from bus.testing.arena import Arena, Fault

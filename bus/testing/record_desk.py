@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bus.broker.conversation import Conversation
-from bus.broker.mailbox import Delivery, Mailbox
+from bus.broker.delivery import Delivery
+from bus.broker.mailbox import Mailbox
 from bus.clock import ManualClock
 from bus.engine.memory import MemoryEngine
 from bus.ids import ID_BYTES, conversation_id

@@ -151,7 +151,7 @@ def test_speaking_in_the_turn_of_the_end_is_refused_and_its_notice_given_up(desk
 
 
 def test_message_ids_are_remembered_for_two_generations(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bus.broker.seen._REMEMBERED", 4)
+    monkeypatch.setattr("bus.broker.conversation.REMEMBERED", 4)
     worker, client, conversation = begin(desk)
     names = [b"0123456789abcde%d" % number for number in range(4)]
 
