@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from bus.broker.delivery import Delivery
 from bus.broker.mailbox import Mailbox
+from bus.spec.automaton import are_beside
 from bus.spec.gathering import Gathering
 from bus.spec.members import Members
 from bus.spec.protocol import Player, Protocol
@@ -136,6 +137,23 @@ class Cast:
         if kind is EventKind.JOINED and not self.is_known_to_all(event, mailboxes):
             return False
         return self.gathering.is_due(event, [mailbox.at for mailbox in mailboxes])
+
+    def running_on(self, mailbox: Mailbox, event: int) -> tuple[int, ...]:
+        """Return the player's deadlines that *event* leaves running: those of other branches and other members."""
+        if not mailbox.waits:
+            return ()
+        member, timers = self.member_of(event), self.tables.timers
+        mine = [timers[timer] for timer in mailbox.waits]
+        struck = next((one for one in mine if one.event == event), None)
+        regions = () if struck is None else struck.regions
+        return tuple(
+            timer
+            for timer in mailbox.waits
+            if are_beside(timers[timer].regions, regions) or (member >= 0 and self._member_of_timer(timer) != member)
+        )
+
+    def _member_of_timer(self, timer: int) -> int:
+        return -1 if self.gathering is None else self.gathering.members.timers[timer][1]
 
     # -- members --------------------------------------------------------------------------------------
 

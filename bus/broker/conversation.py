@@ -39,7 +39,7 @@ class Conversation:
         mailboxes: One a player, by index; its ``role`` is that index.
         counters: Passes of loops and messages of streams so far, by index.
         outcome: How it ended, or None while it lives.
-        touched: Mailboxes changed since the broker last looked; it schedules and serves them.
+        touched: Mailboxes changed since the broker last looked; it serves them.
         settled: (mailbox, n) pairs: n leased deliveries left the session's hands since the broker last looked.
         revoked: (mailbox, fence) of leases that were taken back since then (5).
         held: (session, record) pairs that wait for room (8).
@@ -209,25 +209,23 @@ class Conversation:
 
     def retry(self, mailbox: Mailbox, now: float) -> None:
         """Begin the role's deadline again and deliver once more what it was answering; counts as no attempt (19)."""
-        retries = mailbox.retries + 1
-        mailbox.start_timer(mailbox.timer, self.tables.timers, now, self.default_within)
-        mailbox.retries = retries
+        mailbox.retries += 1
+        self.wait_again(mailbox, now)
         self.end_lease(mailbox)
-        self.touched[mailbox] = None
 
     def wait_again(self, mailbox: Mailbox, now: float) -> None:
         """Begin the role's deadline again: its step is not enabled yet, but only within its reach, ahead of others."""
         retries = mailbox.retries
         mailbox.start_timer(mailbox.timer, self.tables.timers, now, self.default_within)
         mailbox.retries = retries
+        if mailbox.waits:  # another one may be nearer now
+            mailbox.start_timers((*mailbox.waits,), mailbox.waits, self.tables.timers, now, self.default_within)
         self.touched[mailbox] = None
 
     def end_lease(self, mailbox: Mailbox) -> None:
         """Take the mailbox's deliveries out of its session's hands; what is unsettled is queued again."""
-        if mailbox.leased:
-            self.revoked.append((mailbox, mailbox.fence))
-            self.settled.append((mailbox, len(mailbox.leased)))
-            mailbox.release()
+        self._revoke(mailbox, len(mailbox.leased))
+        mailbox.release()
 
     def _step(self, mailbox: Mailbox, move: Move, now: float, delivery: Delivery | None = None) -> bool:
         """Carry out *move*, by which the role sends or takes *delivery* in; return whether its state is a new one."""
@@ -236,7 +234,7 @@ class Conversation:
             state = self.cast.after(mailbox, old, move)
         is_new = state != old or not move.keeps_timer  # one more of a stream, the hottest step, is not
         if is_new:
-            self._enter(mailbox, state, now, move.keeps_timer)
+            self._enter(mailbox, state, now, move.keeps_timer, move.runs_on)
         if delivery is not None:
             delivery.state_before = old
             for counter in move.resets:  # a stream of the receiver's own begins behind this
@@ -257,14 +255,18 @@ class Conversation:
             if self._step(mailbox, move, now, delivery):
                 index = 0
 
-    def _enter(self, mailbox: Mailbox, state: int, now: float, keeps_timer: bool = False) -> None:
-        """Put the role into *state* and start or stop its deadline and its scopes' clocks."""
-        machine = mailbox.machine
-        old = mailbox.at
-        self.touched[mailbox] = None
-        mailbox.at = state
+    def _enter(
+        self, mailbox: Mailbox, state: int, now: float, keeps_timer: bool = False, runs_on: tuple[int, ...] = ()
+    ) -> None:
+        """Put the role into *state* and start or stop its deadlines and its scopes' clocks."""
+        machine, old = mailbox.machine, mailbox.at
+        self.touched[mailbox], mailbox.at = None, state
         timer = machine.timer[state]
-        if timer != mailbox.timer or (timer >= 0 and not keeps_timer):
+        if machine.others[state] or mailbox.waits or (runs_on and timer >= 0):
+            running = (timer, *machine.others[state])
+            kept = running if keeps_timer else runs_on
+            mailbox.start_timers(running, kept, self.tables.timers, now, self.default_within)
+        elif timer != mailbox.timer or (timer >= 0 and not keeps_timer):
             mailbox.start_timer(timer, self.tables.timers, now, self.default_within)
         if machine.scopes[state] is not machine.scopes[old] or not self.sequence:
             inside = {scope for one in self.mailboxes for scope in one.machine.scopes[one.at]}
@@ -326,7 +328,7 @@ class Conversation:
                 if newest is not None and self.cast.is_about(mailbox, newest, member):
                     self._revoke(mailbox, mailbox.discard_newest())
             mailbox.discard_dead()
-            self._enter(mailbox, state, now)
+            self._enter(mailbox, state, now, runs_on=self.cast.running_on(mailbox, number))
             if mailbox is raiser:
                 self.cast.carry_over_event(mailbox, number)
             if message is not None and mailbox.role in to:
@@ -393,7 +395,6 @@ class Conversation:
         self.calls.stop()
         for mailbox in self.mailboxes:
             mailbox.epoch = mailbox.overtaken_at = self.epoch  # also where one member's way has ended it for all
-            mailbox.timer = -1
-            mailbox.deadline = mailbox.remind_at = inf
+            mailbox.stop_timers()
             self._notify(mailbox, "end", outcome, "", {"outcome": outcome, "reason": reason})
             self.touched[mailbox] = None

@@ -10,7 +10,7 @@ The mailbox knows neither the broker nor time beyond the instants that it is han
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from math import inf
 
 from bus.broker.delivery import Delivery, DeliveryState
@@ -41,6 +41,8 @@ class Mailbox:
         commit_fence: Fence of the last commit, to recognise its repetition.
         revoked_fence: Fence of the last lease that a bus event revoked.
         not_before: Back-off: nothing is delivered before this instant.
+        waits: Where several deadlines run: each of them → (instant, next reminder, retries); *timer*, *deadline* and
+            the like are then those of the nearest.
         deadline: Instant at which the role is late; ``inf`` where it need not act.
         unsettled: message type → unsettled deliveries of it, for types with a window.
         history: Settled deliveries of a caller's role, to be read again after a crash (RULES.md 17); else None.
@@ -55,7 +57,7 @@ class Mailbox:
         "agent", "answered", "at", "before", "commit_fence", "commits", "deadline", "early", "epoch", "fence",
         "history", "human", "involved", "keeper", "last_position", "leased", "machine", "not_before", "offered",
         "overtaken_at", "queued", "remind_at", "reminders", "retries", "revoked_fence", "role", "said", "saved",
-        "scheduled_at", "session", "settled", "timer", "told_fence", "told_nobody", "unsettled",
+        "scheduled_at", "session", "settled", "timer", "told_fence", "told_nobody", "unsettled", "waits",
     )  # fmt: skip
 
     def __init__(self, machine: Machine, *, human: bool = False, windows: Iterable[int] = ()) -> None:
@@ -86,6 +88,7 @@ class Mailbox:
         self.scheduled_at = inf
         self.retries = 0
         self.remind_at = inf
+        self.waits: dict[int, tuple[float, float, int]] = {}
         self.reminders = 0
         self.unsettled = dict.fromkeys(windows, 0)
         self.history: list[Delivery] | None = None
@@ -146,6 +149,37 @@ class Mailbox:
         if turn:
             return True
         return not self.leased and not self.queued and (is_opener or not self.may_speak())
+
+    def start_timers(
+        self, running: tuple[int, ...], runs_on: Container[int], timers: tuple[Timer, ...], now: float, within: float
+    ) -> None:
+        """Let these deadlines run at the same time; the mailbox shows the nearest of them.
+
+        Args:
+            runs_on: Those that do not begin again where they have begun.
+            timers: The conversation's.
+            within: Seconds for a deadline without its own.
+        """
+        before = dict(self.waits)
+        if self.timer >= 0:
+            before[self.timer] = (self.deadline, self.remind_at, self.retries)
+        self.waits = {}
+        for timer in running:
+            known = before.get(timer) if timer in runs_on else None
+            if known is None:
+                self.start_timer(timer, timers, now, within)
+                known = (self.deadline, self.remind_at, self.retries)
+            self.waits[timer] = known
+        self.timer = min(running, key=lambda one: self.waits[one][0])
+        self.deadline, self.remind_at, self.retries = self.waits[self.timer]
+        if len(running) == 1:
+            self.waits = {}
+
+    def stop_timers(self) -> None:
+        """End every deadline."""
+        self.timer = -1
+        self.waits = {}
+        self.deadline = self.remind_at = inf
 
     def start_timer(self, timer: int, timers: tuple[Timer, ...], now: float, default_within: float) -> None:
         """Begin the deadline *timer*, -1 for none; the one that ran is over."""

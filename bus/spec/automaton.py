@@ -56,12 +56,7 @@ class Exchange:
 
     def beside(self, other: Exchange | CallSite) -> bool:
         """Return whether the two stand in different branches of one parallel, so that either may come first."""
-        for (mine, branch), (theirs, other_branch) in zip(self.regions, other.regions, strict=False):
-            if mine != theirs:
-                return False
-            if branch != other_branch:
-                return True
-        return False
+        return are_beside(self.regions, other.regions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +65,16 @@ class CallSite:
 
     mark: Mark
     regions: tuple[tuple[int, int], ...] = ()
+
+
+def are_beside(one: tuple[tuple[int, int], ...], other: tuple[tuple[int, int], ...]) -> bool:
+    """Return whether the two places, by their regions, stand in different branches of one parallel."""
+    for (mine, branch), (theirs, other_branch) in zip(one, other, strict=False):
+        if mine != theirs:
+            return False
+        if branch != other_branch:
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

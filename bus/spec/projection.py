@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from bus.spec.automaton import Automaton, Edge, Exchange, closure, error_at
+from bus.spec.automaton import Automaton, Edge, Exchange, are_beside, closure, error_at
 from bus.spec.counting import begun_streams, is_stream, settle
 from bus.spec.syntax import Spec
 from bus.spec.tables import NO_EACH, NO_EVENT, NO_TIMER, EventKind, Machine, Move, Tables
@@ -147,6 +147,7 @@ class _Projection:
             rows.append(self._row(self._waiting.popleft()))
         states = [*self._numbers]
         due = tuple(self._due(row) for row in rows)
+        timers = [self._timers(state) for state in states]
         machine = Machine(
             role=self._role,
             start=start,
@@ -154,7 +155,8 @@ class _Projection:
             receive=tuple(row.receive for row in rows),
             bus=tuple(row.bus for row in rows),
             due=due,
-            timer=tuple(self._timer(state) for state in states),
+            timer=tuple(next(iter(one), NO_TIMER) for one in timers),
+            others=tuple(one[1:] for one in timers),
             scopes=tuple(self._certain(state) for state in states),
             owes=tuple(self._owes(row, events) for row, events in zip(rows, due, strict=True)),
             final=tuple(not row.send and not row.receive for row in rows),
@@ -231,9 +233,20 @@ class _Projection:
         return Move(
             following,
             keeps_timer=any(one.stream for one in exchanges),
+            runs_on=self._running_on(exchanges),
             scopes=self._interned({scope for one in exchanges for scope in one.scopes}),
             resets=self._begun(edges),
             each=min((one.each for one in exchanges), default=NO_EACH),
+        )
+
+    def _running_on(self, exchanges: list[Exchange]) -> tuple[int, ...]:
+        """Return the role's deadlines in other branches of a parallel than these messages."""
+        if not any(one.regions for one in exchanges):
+            return ()
+        return tuple(
+            number
+            for number, timer in enumerate(self._graph.timers)
+            if timer.role == self._role and all(are_beside(timer.regions, one.regions) for one in exchanges)
         )
 
     def _begin_behind(self, event: int, edges: list[Edge]) -> None:
@@ -284,20 +297,23 @@ class _Projection:
         ends = any(self._graph.events[event].kind is EventKind.END for event in due)
         return speaks and not row.receive and not ends
 
-    def _timer(self, state: _State) -> int:
-        """Return the deadline that runs for the role: the lowest rank, then the one written first."""
-        graph = self._graph
-        mine = [
+    def _timers(self, state: _State) -> tuple[int, ...]:
+        """Return the deadlines that run for the role, one for each branch of a parallel that it is awaited in.
+
+        Of those of one place the lowest rank runs, then the one written first; the first of all stands first.
+        """
+        table = self._graph.timers
+        mine = sorted(
             (rank, timer)
             for node in state
-            for rank, timer in graph.nodes[node].deadlines
-            if graph.timers[timer].role == self._role
-        ]
-        if not mine:
-            return NO_TIMER
-        timer = min(mine)[1]
-        chosen = graph.timers[timer]
-        return NO_TIMER if chosen.within == math.inf and chosen.remind is None else timer
+            for rank, timer in self._graph.nodes[node].deadlines
+            if table[timer].role == self._role
+        )
+        chosen: list[int] = []
+        for _, timer in mine:
+            if all(are_beside(table[timer].regions, table[one].regions) for one in chosen):
+                chosen.append(timer)
+        return tuple(one for one in chosen if table[one].within != math.inf or table[one].remind is not None)
 
     def _certain(self, state: _State) -> tuple[int, ...]:
         nodes = self._graph.nodes
@@ -312,10 +328,11 @@ class _Projection:
 
 def _trimmed(graph: Automaton, machines: tuple[Machine, ...]) -> Tables:
     """Return the tables with only the timers that run in some state, numbered in the order written."""
-    used = sorted({timer for machine in machines for timer in machine.timer} - {NO_TIMER})
+    running = ((*machine.timer, *(timer for others in machine.others for timer in others)) for machine in machines)
+    used = sorted({timer for timers in running for timer in timers} - {NO_TIMER})
     numbers = {NO_TIMER: NO_TIMER, **{timer: number for number, timer in enumerate(used)}}
     return Tables(
-        machines=tuple(replace(one, timer=tuple(numbers[timer] for timer in one.timer)) for one in machines),
+        machines=tuple(_renumbered(one, numbers, has_regions=graph.n_parallels > 0) for one in machines),
         addresses=tuple(graph.addresses),
         events=tuple(graph.events),
         timers=tuple(graph.timers[timer] for timer in used),
@@ -323,4 +340,22 @@ def _trimmed(graph: Automaton, machines: tuple[Machine, ...]) -> Tables:
         counters=tuple(graph.counters),
         eaches=tuple(graph.eaches),
         calls=tuple(graph.calls),
+    )
+
+
+def _renumbered(machine: Machine, numbers: dict[int, int], *, has_regions: bool) -> Machine:
+    """Return the machine with its deadlines under their new *numbers*."""
+
+    def moves(row: dict[tuple[int, int], Move]) -> dict[tuple[int, int], Move]:
+        return {
+            label: replace(move, runs_on=tuple(numbers[one] for one in move.runs_on if one in numbers))
+            for label, move in row.items()
+        }
+
+    return replace(
+        machine,
+        timer=tuple(numbers[timer] for timer in machine.timer),
+        others=tuple(tuple(numbers[timer] for timer in others) for others in machine.others),
+        send=tuple(map(moves, machine.send)) if has_regions else machine.send,
+        receive=tuple(map(moves, machine.receive)) if has_regions else machine.receive,
     )

@@ -46,7 +46,7 @@ class Strands:
         self._numbers: dict[_Standing, int] = {}
         self._standings: list[_Standing] = []
         self._scopes: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self.machine = Machine(player, 0, (), (), (), (), (), (), (), (), ())
+        self.machine = Machine(player, 0, (), (), (), (), (), (), (), (), (), ())
         self._enter(self._base.start)
 
     # -- where it goes --------------------------------------------------------------------------------
@@ -158,7 +158,9 @@ class Strands:
         machine.receive = (*machine.receive, receive)
         machine.bus = (*machine.bus, bus)
         machine.due = (*machine.due, due)
-        machine.timer = (*machine.timer, self._timer(standing))
+        timer, *others = self._timers(standing) or [NO_TIMER]
+        machine.timer = (*machine.timer, timer)
+        machine.others = (*machine.others, tuple(others))
         machine.scopes = (*machine.scopes, self._certain(standing))
         machine.owes = (*machine.owes, owes)
         machine.final = (*machine.final, not send and not receive)
@@ -246,13 +248,14 @@ class Strands:
 
     def _copy(self, move: Move, standing: _Standing, each: int, member: int) -> Move:
         members = self._members
-        timed = self._timed(standing)
+        runs_on = [members.timer(one, member) for one in move.runs_on]
+        if member >= 0:
+            runs_on += self._timers(standing, without=member)
         return replace(
             move,
             next=ASK,
             interrupt=members.event(move.interrupt, member),
-            # The deadline that runs may be another member's: it runs on.
-            keeps_timer=move.keeps_timer or (timed is not None and member >= 0 and timed != member),
+            runs_on=tuple(runs_on),
             counts=members.counters_of(move.counts, member),
             resets=members.counters_of(move.resets, member),
             guards=tuple(members.counter(one, member) for one in move.guards),
@@ -273,20 +276,18 @@ class Strands:
 
     # -- deadlines and scopes -------------------------------------------------------------------------
 
-    def _timed(self, standing: _Standing) -> int | None:
-        """Return the first member whose wait has a deadline, -1 for one outside any `each`, None without."""
-        for each, member, state in self._places(standing):
-            timer = self._base.timer[state]
-            if timer != NO_TIMER and self._tables.timers[timer].each == each:
-                return member
-        return None
+    def _timers(self, standing: _Standing, *, without: int | None = None) -> list[int]:
+        """Return the deadlines that run: one for each member that is waited for, and of each branch of a parallel.
 
-    def _timer(self, standing: _Standing) -> int:
-        member = self._timed(standing)
-        if member is None:
-            return NO_TIMER
-        state = standing.states[0] if member < 0 else self._of(standing, member)
-        return self._members.timer(self._base.timer[state], member)
+        Args:
+            without: A member whose deadlines are left out.
+        """
+        found: dict[int, None] = {}
+        for each, member, state in self._places(standing):
+            for timer in (self._base.timer[state], *self._base.others[state]):
+                if timer != NO_TIMER and self._tables.timers[timer].each == each and member != without:
+                    found[self._members.timer(timer, member)] = None
+        return list(found)
 
     def _certain(self, standing: _Standing) -> tuple[int, ...]:
         scopes = {

@@ -74,6 +74,7 @@ class Timer:
         retry: How often the message being answered is delivered again first.
         remind: Seconds between reminders to a person, or None.
         each: The `each` in whose block it runs, once for every member, or -1.
+        regions: (parallel, branch) of every parallel around its step, outermost first.
     """
 
     role: int
@@ -83,6 +84,7 @@ class Timer:
     retry: int = 0
     remind: float | None = None
     each: int = NO_EACH
+    regions: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ class Move:
         next: The role's state afterwards.
         interrupt: The INTERRUPT event that this send raises, or -1; the event's own resets and counts hold.
         keeps_timer: A stream's message: the running deadline is that of the message that ends the stream.
+        runs_on: Deadlines of steps beside this one, in other branches of a parallel: they do not begin again.
         counts: Counters that this message adds one to (sender's moves only).
         resets: Counters that begin again at zero (applied before *counts*; of a receiver's move once it takes the
             message in: streams of its own).
@@ -191,6 +194,7 @@ class Move:
     next: int
     interrupt: int = NO_EVENT
     keeps_timer: bool = False
+    runs_on: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
     resets: tuple[int, ...] = ()
     guards: tuple[int, ...] = ()
@@ -214,6 +218,7 @@ class Machine:
         due: END, MAX and JOINED events that the bus fires once every role's state has them in *bus*
             (MAX: once its counter is full, too), and CALL events: the bus begins the call then.
         timer: Index of the running deadline, or -1.
+        others: Further deadlines that run at the same time: of steps in other branches of a parallel.
         scopes: Scopes in which the role certainly stands, outermost first; equal tuples are the same object.
         owes: The role must send before anything else can reach it. Interrupts do not count, nor does a
             MAX event in *due*: while its counter is full the role owes nothing, and only the
@@ -229,6 +234,7 @@ class Machine:
     bus: tuple[dict[int, int], ...]
     due: tuple[tuple[int, ...], ...]
     timer: tuple[int, ...]
+    others: tuple[tuple[int, ...], ...]
     scopes: tuple[tuple[int, ...], ...]
     owes: tuple[bool, ...]
     final: tuple[bool, ...]

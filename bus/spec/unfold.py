@@ -303,7 +303,7 @@ class _Unfolding:
             for node in nodes:
                 self._grow.edge(node, Edge(aside, event=event))
             self._grow.leads(self._block(step.otherwise, aside, around), after)
-        timer = Timer(role, place, self._within(step, around), event, step.retry, step.remind)
+        timer = Timer(role, place, self._within(step, around), event, step.retry, step.remind, regions=around.regions)
         self._graph.add_timer(timer)
         for node in nodes:
             self._graph.nodes[node].deadlines.append((rank, len(self._graph.timers) - 1))
