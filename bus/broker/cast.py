@@ -12,7 +12,7 @@ from bus.broker.mailbox import Delivery, Mailbox
 from bus.spec.gathering import Gathering
 from bus.spec.members import Members
 from bus.spec.protocol import Player, Protocol
-from bus.spec.tables import BusEvent, EventKind, Move, Tables
+from bus.spec.tables import NO_EACH, BusEvent, EventKind, Move, Tables
 
 
 class Cast:
@@ -155,7 +155,10 @@ class Cast:
         one = self.players[mailbox.role]
         if self.gathering is None or member < 0 or one.member < 0:
             return True
-        return one.role != self.gathering.members.family(self.gathering.each_of(event)) or one.member == member
+        each = self.tables.events[event].each
+        if each == NO_EACH:  # JOINED and LATE stand around the block
+            each = self.gathering.each_of(event)
+        return one.role != self.gathering.members.family(each) or one.member == member
 
     def count(self, passed: Move | BusEvent, counters: list[int], member: int) -> None:
         """Count *passed*, done by or about *member*; who is enrolled by it is a member from now on."""

@@ -108,6 +108,11 @@ class Arena:
         """Return the name of an event of the judge."""
         return self.protocol.tables.events[event].name
 
+    def is_over_for(self, conversation: Conversation, role: int) -> bool:
+        """Return whether the role knows that the conversation is over."""
+        mailbox = conversation.mailboxes[role]
+        return mailbox.machine.final[mailbox.at]
+
     def note_reached(self, conversation: Conversation) -> None:
         """Note where the players stand."""
         for role, mailbox in enumerate(conversation.mailboxes):

@@ -119,6 +119,10 @@ class Company:
             self._after[key] = None if then is None else self.number(then)
         return self._after[key]
 
+    def is_members_own(self, event: str) -> bool:
+        """Return whether the event befell one member alone."""
+        return self._events[self.events[event]][1] >= 0
+
     def passes_by(self, number: int, copy: int) -> bool:
         """Return whether the copy waits at an `each` in which it takes no part."""
         standing = self._standings[number]

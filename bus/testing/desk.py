@@ -231,7 +231,9 @@ class MonitorDesk:
     def _serve(self) -> None:
         """Take revoked leases back and hand out what is queued, as ``Dispatch`` does."""
         conversation = self.conversation
-        conversation.calls.take_news()  # what is called is played by ``end_call`` alone
+        for call, child in conversation.calls.take_news():
+            if not child:
+                conversation.calls.running[call] = b"called"  # it is played by ``end_call`` alone
         while conversation.overtaken:
             conversation.take_away_turn(conversation.overtaken.pop())
         if conversation.revoked:

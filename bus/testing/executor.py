@@ -98,7 +98,7 @@ class Run:
             self.desk.cancel()
             self.follow()
         for mailbox in self.desk.conversation.mailboxes:
-            if not self.desk.conversation.reason and not mailbox.machine.final[mailbox.at]:
+            if not self.desk.conversation.reason and not self.arena.is_over_for(self.desk.conversation, mailbox.role):
                 name = self.arena.names[mailbox.role]
                 raise Fault("inconsistent", f"the conversation is over, and {name} does not know it")
             if mailbox.early:

@@ -72,6 +72,12 @@ class Hall:
         """Return the name of an event of the judge."""
         return self.judge.event_name(event)
 
+    def is_over_for(self, conversation: Conversation, player: int) -> bool:
+        """Return whether the player knows that the conversation is over, or it ended on another member's way."""
+        mailbox = conversation.mailboxes[player]
+        ended_by = self.judge.is_members_own(conversation.transcript[-1].event)
+        return ended_by or mailbox.machine.final[mailbox.at]
+
     def note_reached(self, conversation: Conversation) -> None:
         """Note where the players stand, in the machines of the protocol."""
         for player, mailbox in enumerate(conversation.mailboxes):
