@@ -108,10 +108,9 @@ class Arena:
         """Return the name of an event of the judge."""
         return self.protocol.tables.events[event].name
 
-    def is_over_for(self, conversation: Conversation, role: int) -> bool:
-        """Return whether the role knows that the conversation is over."""
-        mailbox = conversation.mailboxes[role]
-        return mailbox.machine.final[mailbox.at]
+    def is_cut_short(self, conversation: Conversation) -> bool:
+        """Return whether it ended while some stood elsewhere; see ``Hall``."""
+        return False
 
     def note_reached(self, conversation: Conversation) -> None:
         """Note where the players stand."""

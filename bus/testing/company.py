@@ -121,7 +121,7 @@ class Company:
 
     def is_members_own(self, event: str) -> bool:
         """Return whether the event befell one member alone."""
-        return self._events[self.events[event]][1] >= 0
+        return self._events[self.events.get(event, 0)][1] >= 0
 
     def passes_by(self, number: int, copy: int) -> bool:
         """Return whether the copy waits at an `each` in which it takes no part."""
@@ -186,7 +186,13 @@ class Company:
             if found is None:
                 return None
             then = found
-        return then._replace(is_over=told.kind is EventKind.END)
+        if told.kind is not EventKind.END:
+            return then
+        if copy >= 0:  # one member's way ends it for all, wherever the others stand
+            nothing = tuple(() for _ in self.graph.roles)
+            places = [place if one == copy else place._replace(ahead=nothing) for one, place in enumerate(then.places)]
+            then = then._replace(places=tuple(places))
+        return then._replace(is_over=True)
 
     def _fired_in(self, standing: Standing, copy: int, event: int) -> Standing | None:
         """Let the event befall one copy."""

@@ -16,7 +16,7 @@ from bus.testing.arena import Arena, Fault
 from bus.testing.choices import Choices
 from bus.testing.clients import Clients
 from bus.testing.desk import Answer, Desk, MonitorDesk, event_of
-from bus.testing.hall import Halls
+from bus.testing.hall import Hall, Halls
 
 MISHAPS = (0.0, 0.05, 0.2)  # of the steps of a run something goes wrong in so many; each run has one of these
 PROBE = 0.1  # of the steps before which one forbidden message is tried
@@ -41,23 +41,22 @@ class Run:
 
     def __init__(
         self, arena: Arena | Halls, choices: Choices, *, steps: int = STEPS, calm: bool = False,
-        absent: Collection[int] = (),
-        new_desk: Callable[..., Desk] = MonitorDesk,
+        absent: Collection[int] = (), new_desk: Callable[..., Desk] = MonitorDesk,
     ) -> None:  # fmt: skip
-        self.arena = arena = arena.draw(choices)
+        self.arena: Arena | Hall = arena.draw(choices)
         self.choices = choices
         self.trace: list[str] = []
         self._left = steps
         self._absent = absent
         # Each run is of its own temper: who is slow, how much goes wrong, how far ahead agents read.
         self._mishap = 0.0 if calm else MISHAPS[choices.pick(len(MISHAPS))]
-        openers = [role for role in arena.openers if role not in absent] or [
-            role for role in range(len(arena.names)) if role not in absent
+        openers = [role for role in self.arena.openers if role not in absent] or [
+            role for role in range(len(self.arena.names)) if role not in absent
         ]
         opener = openers[choices.pick(len(openers))]
         self.desk = new_desk(arena.protocol, opener=opener, credit=(1, 2, 100)[choices.pick(3)], **self._with())
-        self._clients = Clients(arena, self.desk, choices, absent=absent)
-        self._place = arena.judge.begin()
+        self._clients = Clients(self.arena, self.desk, choices, absent=absent)
+        self._place = self.arena.judge.begin()
         self._seen = 0
         self._raised: dict[int, int] = {}  # role → epoch in which it spoke last and a bus event came
         self._before: dict[int, int] = {}  # epoch → the judge's place when it ended
@@ -97,12 +96,13 @@ class Run:
         if outcome is None:
             self.desk.cancel()
             self.follow()
-        for mailbox in self.desk.conversation.mailboxes:
-            if not self.desk.conversation.reason and not self.arena.is_over_for(self.desk.conversation, mailbox.role):
+        conversation = self.desk.conversation
+        for mailbox in () if self.arena.is_cut_short(conversation) else conversation.mailboxes:
+            if not conversation.reason and not mailbox.machine.final[mailbox.at]:
                 name = self.arena.names[mailbox.role]
                 raise Fault("inconsistent", f"the conversation is over, and {name} does not know it")
             if mailbox.early:
-                sender = self.desk.conversation.cast.speaker(mailbox.early[0].sender)
+                sender = conversation.cast.speaker(mailbox.early[0].sender)
                 name = self.arena.protocol.messages[mailbox.early[0].type].name
                 raise Fault("orphan", f"{name} of {sender} was accepted and can never be delivered")
         self.arena.tally.outcomes[outcome or CUT] += 1
@@ -261,6 +261,8 @@ class Run:
     def _probe(self) -> None:
         """Try one forbidden message, as of now or of an older epoch: refused or superseded, and nothing changes."""
         arena, conversation, choices = self.arena, self.desk.conversation, self.choices
+        if not arena.labels:  # only members ever speak, and there are none
+            return
         role, label = choices.pick(len(conversation.mailboxes)), arena.labels[choices.pick(len(arena.labels))]
         allowed = arena.judge.ruling(self._place).allowed(role)
         if label in allowed or role in self._absent:
@@ -287,6 +289,9 @@ class Run:
             return (Answer.REFUSED, Answer.SUPERSEDED)
         if epoch == self.desk.conversation.epoch:
             return (Answer.REFUSED,)
+        if self.desk.conversation.players[role].member >= 0:  # what befell other members since is none of its business
+            was_moved = self.desk.conversation.mailboxes[role].epoch > epoch
+            return (Answer.REFUSED, Answer.SUPERSEDED) if was_moved else (Answer.REFUSED,)
         if epoch <= self._raised.get(
             role, -1
         ):  # it has itself raised an interrupt since, and knows of that epoch's end

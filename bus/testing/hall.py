@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bus.broker.conversation import Conversation
 from bus.spec.members import Members
 from bus.spec.projection import Projections, View, project
@@ -72,11 +74,9 @@ class Hall:
         """Return the name of an event of the judge."""
         return self.judge.event_name(event)
 
-    def is_over_for(self, conversation: Conversation, player: int) -> bool:
-        """Return whether the player knows that the conversation is over, or it ended on another member's way."""
-        mailbox = conversation.mailboxes[player]
-        ended_by = self.judge.is_members_own(conversation.transcript[-1].event)
-        return ended_by or mailbox.machine.final[mailbox.at]
+    def is_cut_short(self, conversation: Conversation) -> bool:
+        """Return whether one member's way has ended it for all, wherever the others stood."""
+        return self.judge.is_members_own(conversation.transcript[-1].event)
 
     def note_reached(self, conversation: Conversation) -> None:
         """Note where the players stand, in the machines of the protocol."""
@@ -112,8 +112,9 @@ class Hall:
         return None
 
     def _standing(self, conversation: Conversation, player: int, state: int) -> tuple[int, tuple[tuple[int, int], ...]]:
-        each, pairs = conversation.cast.show_state(player, state)  # type: ignore[misc]  # as ``Gathering`` shows it
-        return each, tuple(tuple(pair) for pair in pairs)
+        shown: Any = conversation.cast.show_state(player, state)
+        each, pairs = shown
+        return each, tuple((member, at) for member, at in pairs)
 
 
 class Halls:

@@ -42,7 +42,7 @@ class _GatheringWriter(Writer):
 
     def __init__(self, random: Random) -> None:
         super().__init__(random)
-        self._roles = self._roles[: random.choice((1, 2, 2, 3))]
+        self._roles = self._roles[: random.choice((2, 2, 3, 3))]
         self._speakers = [random.choice(self._roles)]
         self._families = {"m": {"many": random.choice(("0..3", "1..3", "1..*", "1..2", "2..3"))}}
         if random.random() < 0.2:
@@ -55,10 +55,14 @@ class _GatheringWriter(Writer):
         self._is_beside = False
         self._is_called = False
         self._about = ""  # the role of the `each` around what is written
-        self._calls_too = random.random() < 0.3
-        self._kinds = {**self._kinds, self._each: 9}
-        if self._calls_too:
-            self._kinds[self._call] = 3
+        drawn = random.random()
+        self._has_members = drawn < 0.8
+        if self._has_members:
+            self._kinds = {**self._kinds, self._each: 9}
+        else:
+            self._families.clear()
+        if drawn > 0.5:
+            self._kinds[self._call] = 6
 
     def protocol(self) -> str:
         """Return the whole text, and behind it what is called."""
@@ -81,13 +85,13 @@ class _GatheringWriter(Writer):
     # -- steps -------------------------------------------------------------------------------------
 
     def _block(self, depth: int, *, at_least: int = 1) -> Block:
-        if depth == 0 and not self._about:
+        if depth == 0 and self._has_members and not self._about:
             return [*self._each(0), *super()._block(depth, at_least=at_least)]
         return super()._block(depth, at_least=at_least)
 
     def _arrow(self, sender: str, *, to_all: float = 0.15) -> str:
         others = [role for role in self._roles if role != sender]
-        if not self._about and (not others or self._random.random() < 0.12):
+        if self._has_members and not self._about and (not others or self._random.random() < 0.12):
             roots = [name for name, role in self._families.items() if "from" not in role]
             told = [self._random.choice(roots)]
             if others and self._random.random() < 0.5:
