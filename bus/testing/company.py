@@ -8,14 +8,14 @@ plain judge for each member, and one for nobody, who passes by every `each`. Kno
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
-from bus.spec.automaton import Automaton, Edge, closure
+from bus.spec.automaton import Edge
 from bus.spec.members import Members
 from bus.spec.protocol import Protocol
 from bus.spec.tables import NO_EACH, NO_EVENT, EachTable, EventKind
 from bus.testing.judge import Judge, Label, Place, Ruling
+from bus.testing.member_view import as_seen_by, enrolls, told_apart
 
 _NOBODY = (-1, -1)
 _MOST_PLACES = 20_000
@@ -57,7 +57,7 @@ class Company:
         self._members = Members(protocol, names)
         self.players = [(one.role, one.member) for one in self._members.players]
         self.copies = [_NOBODY, *(one for one in self.players if one[1] >= 0)]
-        self.graph, self._said_in = _told_apart(Judge(protocol.spec).graph)
+        self.graph, self._said_in = told_apart(Judge(protocol.spec).graph)
         self._judges: dict[frozenset[int], Judge] = {}
         self._events: list[tuple[int, int]] = []
         self.events: dict[str, int] = {}
@@ -294,30 +294,23 @@ class Company:
     # -- enrolling -----------------------------------------------------------------------------------
 
     def _enrolls(self, edge: Edge, copy: int) -> frozenset[tuple[int, int]]:
-        return frozenset((counter, copy) for counter in edge.counts if self.graph.counters[counter].enrolls >= 0)
+        return frozenset((counter, copy) for counter in enrolls(self.graph, edge))
 
     def _is_full(self, standing: Standing, edge: Edge) -> bool:
         """Return whether the sub-role into which the message enrolls has room for nobody."""
-        counters = {counter for counter in edge.counts if self.graph.counters[counter].enrolls >= 0}
-        return any(
-            sum(one == counter for one, _ in standing.enrolled) >= self.graph.counters[counter].limit
-            for counter in counters
-        )
+        into = [counter for counter, _ in standing.enrolled]
+        return any(into.count(one) >= self.graph.counters[one].limit for one in enrolls(self.graph, edge))
 
     # -- what may come -------------------------------------------------------------------------------
 
     def _rule(self, standing: Standing) -> Ruling:
-        n = len(self.players)
-        sends: list[frozenset[Label]] = []
-        raises: list[frozenset[Label]] = []
-        for player in range(n):
-            own = self._said_by(standing, player, raised=False)
-            sends.append(frozenset(own))
-            raises.append(frozenset(self._said_by(standing, player, raised=True)))
+        players = range(len(self.players))
         if standing.is_over:
-            nothing: tuple[frozenset[Label], ...] = (frozenset(),) * n
+            nothing: tuple[frozenset[Label], ...] = (frozenset(),) * len(players)
             return Ruling(nothing, nothing, NO_EVENT, frozenset())
-        return Ruling(tuple(sends), tuple(raises), self._due(standing), self._sudden(standing))
+        sends = tuple(frozenset(self._said_by(standing, player, raised=False)) for player in players)
+        raises = tuple(frozenset(self._said_by(standing, player, raised=True)) for player in players)
+        return Ruling(sends, raises, self._due(standing), self._sudden(standing))
 
     def _said_by(self, standing: Standing, player: int, *, raised: bool) -> set[Label]:
         """Return what the player may say, or raise: in a copy about its member, outside any `each` in all of them."""
@@ -405,80 +398,5 @@ class Company:
         judge = self._judges.get(mine)
         if judge is None:
             judge = self._judges[mine] = Judge(self._protocol.spec)
-            judge.graph = _as_seen_by(self.graph, mine)
+            judge.graph = as_seen_by(self.graph, mine)
         return judge
-
-
-def _told_apart(graph: Automaton) -> tuple[Automaton, list[tuple[int, int]]]:
-    """Return the automaton with an address for each place in which one is used, and what those are: (address, each).
-
-    What is said inside an `each` and what is said to all outside are different messages. Who is enrolled behind a
-    message, or by a bus event, is enrolled by it.
-    """
-    said_in = [(address, NO_EACH) for address in range(len(graph.addresses))]
-
-    def apart(edge: Edge) -> Edge:
-        exchange = edge.exchange
-        if exchange is None or exchange.each == NO_EACH:
-            return edge
-        place = exchange.address, exchange.each
-        if place not in said_in:
-            said_in.append(place)
-        return replace(edge, exchange=replace(exchange, address=said_in.index(place)))
-
-    nodes = [
-        replace(node, edges=[edge if edge.silent else apart(_enrolling(graph, edge)) for edge in node.edges])
-        for node in graph.nodes
-    ]
-    return replace(graph, nodes=nodes, addresses=[graph.addresses[address] for address, _ in said_in]), said_in
-
-
-def _enrolling(graph: Automaton, edge: Edge) -> Edge:
-    """Return *edge* with the `enroll` steps that surely follow it."""
-    found, then, passed = edge, edge, {edge.target}
-    while len(graph.nodes[then.target].edges) == 1 and graph.nodes[then.target].edges[0].silent:
-        [onward] = graph.nodes[then.target].edges
-        then = replace(
-            then, target=onward.target, resets=(*then.resets, *onward.resets), counts=(*then.counts, *onward.counts)
-        )
-        if any(graph.counters[counter].enrolls >= 0 for counter in onward.counts):
-            found = then
-        if onward.target in passed:
-            break
-        passed.add(onward.target)
-    return found
-
-
-def _as_seen_by(graph: Automaton, mine: frozenset[int]) -> Automaton:
-    """Return the automaton with the `each`es in *mine* only; the others are passed by once they are over."""
-    nodes = list(graph.nodes)
-    for number, node in enumerate(nodes):
-        if node.begins == NO_EACH:
-            continue
-        each = graph.eaches[node.begins]
-        if node.begins in mine:
-            edges = [edge for edge in node.edges if edge.event != each.none or edge.silent]
-        else:
-            after = _behind(graph, each)
-            edges = [Edge(after, event=event) for event in (each.joined, each.none) if event != NO_EVENT and after >= 0]
-            edges += _around(graph, number, each)
-        nodes[number] = replace(node, edges=edges)
-    return replace(graph, nodes=nodes)
-
-
-def _behind(graph: Automaton, each: EachTable) -> int:
-    """Return the node behind the `each`, -1 where nothing leads there."""
-    over = {each.joined, each.none, each.left} - {NO_EVENT}
-    targets = [edge.target for node in graph.nodes for edge in node.edges if edge.event in over]
-    return targets[0] if targets else -1
-
-
-def _around(graph: Automaton, begin: int, each: EachTable) -> list[Edge]:
-    """Return what may strike from outside where the block begins: it strikes those who pass by, too."""
-    own = (each.joined, each.none, each.left, each.late, NO_EVENT)
-    found: list[Edge] = []
-    for number in closure({begin}, lambda one: [edge.target for edge in graph.nodes[one].edges if edge.silent]):
-        for edge in graph.nodes[number].edges:
-            if edge.event not in own and graph.events[edge.event].each == NO_EACH and edge not in found:
-                found.append(edge)
-    return found
