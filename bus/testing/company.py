@@ -345,31 +345,27 @@ class Company:
         for each in self.graph.eaches:
             for event in {each.joined, each.none} - {NO_EVENT}:
                 if self._is_joined(standing, event, each):
-                    return self._number_of(event, -1)
+                    return self._events.index((event, -1))
             if self._is_late(standing, each):
-                return self._number_of(each.late, -1)
-        dues = [self._judge(standing, copy).ruling(self._there(standing, copy)).due for copy in range(len(self.copies))]
+                return self._events.index((each.late, -1))
+        dues = [self._alone(standing, copy).due for copy in range(len(self.copies))]
         for copy, due in enumerate(dues):
             if due == NO_EVENT:
                 continue
             if self.graph.events[due].each != NO_EACH:
-                return self._number_of(due, copy)
+                return self._events.index((due, copy))
             if all(one == due for one in dues):
-                return self._number_of(due, -1)
+                return self._events.index((due, -1))
         return NO_EVENT
 
     def _sudden(self, standing: Standing) -> frozenset[int]:
         """Return the events outside every `each` that may strike, calls that may end above all."""
-        struck = [
-            self._judge(standing, copy).ruling(self._there(standing, copy)).sudden for copy in range(len(self.copies))
-        ]
-        return frozenset(self._number_of(event, -1) for event in frozenset.intersection(*struck))
+        struck = [self._alone(standing, copy).sudden for copy in range(len(self.copies))]
+        return frozenset(self._events.index((event, -1)) for event in frozenset.intersection(*struck))
 
-    def _there(self, standing: Standing, copy: int) -> int:
-        return self._judge(standing, copy).number(standing.places[copy])
-
-    def _number_of(self, event: int, copy: int) -> int:
-        return self._events.index((event, copy))
+    def _alone(self, standing: Standing, copy: int) -> Ruling:
+        judge = self._judge(standing, copy)
+        return judge.ruling(judge.number(standing.places[copy]))
 
     # -- whom it is about ----------------------------------------------------------------------------
 
