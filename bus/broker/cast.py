@@ -88,9 +88,13 @@ class Cast:
 
     def carry_over_event(self, mailbox: Mailbox, event: int) -> None:
         """Let what is not handled yet follow an interrupt that the player itself has raised: it knows of it."""
-        mailbox.before.clear()
+        if self.member_of(event) < 0:
+            mailbox.before.clear()
+        # What befell another member before, and the player has not read yet, it does not know by this.
+        heard = mailbox.before[-1][0] + 1 if mailbox.before else 0
         for delivery in (*mailbox.leased, *mailbox.queued):
-            delivery.epoch = mailbox.epoch
+            if delivery.epoch >= heard:
+                delivery.epoch = mailbox.epoch
             state = mailbox.machine.bus[delivery.state_after].get(event, mailbox.at)
             if state < 0 and self.gathering is not None:
                 state = self.gathering.after_event(mailbox.role, delivery.state_after, event)

@@ -275,3 +275,16 @@ def test_a_role_that_may_have_nobody_is_passed_by_where_it_has_nobody() -> None:
     meeting = Meeting(Desk(ASIDE), "voter", [], "chair")
 
     assert meeting.transcript() == ["[voter.none]"]
+
+
+def test_a_member_need_not_say_a_stream_that_ends_its_block() -> None:
+    text = ASIDE.replace("  - each: voter\n", "  - each: voter\n    until: 2\n").replace(
+        "          - voter -> chair: Vote\n", "          - voter -> chair: Vote*\n            max: 2\n"
+    )
+    meeting = Meeting(Desk(text), "voter", ["ann", "ben"], "chair")
+    meeting.say("chair", "Ask", "ann")
+    [ask] = meeting.peer("ann").take(Kind.DELIVER)
+
+    meeting.commit("ann", ask)
+
+    assert meeting.peer("ann").refusals() == []
