@@ -48,8 +48,8 @@ class Report:
     def unreached(self) -> list[tuple[str, int, str]]:
         """Return (role, state, what it may do there) of each state in which no run has been."""
         found = []
-        for machine, reached in zip(self.protocol.tables.machines, self.tally.reached, strict=True):
-            if self.protocol.played_by[machine.role] != machine.role:
+        for role, (machine, reached) in enumerate(zip(self.protocol.tables.machines, self.tally.reached, strict=True)):
+            if self.protocol.played_by[role] != role:
                 continue  # a sub-role has its members' machine
             name = self.protocol.roles[machine.role].name
             for state in range(len(machine.send)):
