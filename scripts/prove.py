@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -26,6 +26,7 @@ from bus.testing.arena import Arena, Fault
 from bus.testing.choices import Choices
 from bus.testing.executor import Run
 from bus.testing.fuzzer import fuzz_protocol
+from bus.testing.random_members import random_gathering
 from bus.testing.random_protocol import random_protocol
 from bus.testing.record_desk import RecordDesk
 
@@ -40,6 +41,8 @@ class Figures:
 
     n_texts: int = 0
     n_played: int = 0
+    n_each: int = 0
+    n_call: int = 0
     n_runs: int = 0
     n_whole: int = 0
     n_messages: int = 0
@@ -53,7 +56,8 @@ class Figures:
 
     def add(self, other: Figures) -> None:
         """Add what another piece of work has seen."""
-        for name in ("n_texts", "n_played", "n_runs", "n_whole", "n_messages", "n_events", "n_illegal", "n_superseded"):
+        counts = [name for name in self.__dataclass_fields__ if name.startswith("n_")]
+        for name in counts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.refused += other.refused
         self.outcomes += other.outcomes
@@ -90,6 +94,10 @@ def prove(texts: list[tuple[str, str]], runs: int, known: frozenset[str]) -> Fig
         figures.outcomes["cut"] += tally.outcomes["(cut)"]
         figures.outcomes["failed"] += tally.outcomes["failed"]
         figures.findings += [f"{name}: {one.kind}: {one.text} (seed {one.seed}) {one.trace}" for one in report.findings]
+        figures.n_each += bool(protocol.tables.eaches)
+        figures.n_call += bool(protocol.tables.calls)
+        if protocol.has_members or protocol.tables.calls:
+            continue  # the whole broker is played without members and calls only
         arena = Arena(protocol)
         for number in range(WHOLE):
             run = Run(arena, Choices(f"whole-{number}"), new_desk=RecordDesk)
@@ -114,10 +122,10 @@ def written() -> list[tuple[str, str]]:
     return texts
 
 
-def batches(first: int) -> Iterator[list[tuple[str, str]]]:
-    """Yield random texts, seed after seed, without end."""
+def batches(first: int, write: Callable[[int], str] = random_protocol) -> Iterator[list[tuple[str, str]]]:
+    """Yield random texts of *write*, seed after seed, without end."""
     while True:
-        yield [(f"random protocol {seed}", random_protocol(seed)) for seed in range(first, first + BATCH)]
+        yield [(f"{write.__name__} {seed}", write(seed)) for seed in range(first, first + BATCH)]
         first += BATCH
 
 
@@ -125,34 +133,49 @@ def main() -> int:
     """Print the figures; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--protocols", type=int, default=2000, help="distinct random protocols to be played")
+    parser.add_argument("--gatherings", type=int, default=1000, help="distinct ones with members or calls beside them")
     parser.add_argument("--runs", type=int, default=200, help="runs of each")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     wanted = parser.parse_args()
     begin = time.monotonic()
-    fixed, drawn = Figures(), Figures()
+    fixed = Figures()
     fixed.add(prove(written(), wanted.runs, frozenset()))
     show("specs and corpus", fixed, time.monotonic() - begin)
-    begin, work = time.monotonic(), batches(wanted.first)
-    with ProcessPoolExecutor(wanted.jobs) as pool:
-        while len(drawn.digests) < wanted.protocols:
-            pieces = [*islice(work, wanted.jobs * 2)]
-            known = frozenset(drawn.digests)
-            for figures in pool.map(prove, pieces, [wanted.runs] * len(pieces), [known] * len(pieces)):
-                drawn.add(figures)
-            print(f"\r{len(drawn.digests):,} of {wanted.protocols:,} protocols", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    show("random protocols", drawn, time.monotonic() - begin)
-    for finding in [*fixed.findings, *drawn.findings]:
+    findings = [*fixed.findings]
+    for title, write, n in (
+        ("random protocols", random_protocol, wanted.protocols),
+        ("random protocols with members and calls", random_gathering, wanted.gatherings),
+    ):
+        begin = time.monotonic()
+        drawn = play_drawn(batches(wanted.first, write), n, runs=wanted.runs, jobs=wanted.jobs)
+        show(title, drawn, time.monotonic() - begin)
+        findings += drawn.findings
+    for finding in findings:
         print(finding)
-    return 1 if fixed.findings or drawn.findings else 0
+    return 1 if findings else 0
+
+
+def play_drawn(work: Iterator[list[tuple[str, str]]], n: int, *, runs: int, jobs: int) -> Figures:
+    """Play protocols from *work* until *n* distinct ones were played."""
+    drawn = Figures()
+    with ProcessPoolExecutor(jobs) as pool:
+        while len(drawn.digests) < n:
+            pieces = [*islice(work, jobs * 2)]
+            known = frozenset(drawn.digests)
+            for figures in pool.map(prove, pieces, [runs] * len(pieces), [known] * len(pieces)):
+                drawn.add(figures)
+            print(f"\r{len(drawn.digests):,} of {n:,} protocols", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return drawn
 
 
 def show(title: str, figures: Figures, seconds: float) -> None:
     """Print what was seen."""
     rules = ", ".join(f"{rule} {n / figures.n_texts:.1%}" for rule, n in figures.refused.most_common())
     print(
-        f"{title}: {figures.n_texts:,} texts, {len(figures.digests):,} distinct accepted ones played\n"
+        f"{title}: {figures.n_texts:,} texts, {len(figures.digests):,} distinct accepted ones played, "
+        f"{figures.n_each:,} with each, {figures.n_call:,} with call\n"
         f"  {figures.n_runs:,} runs, {figures.n_whole:,} more through the whole broker, in {seconds:,.0f} s\n"
         f"  {figures.n_messages:,} messages, {figures.n_events:,} bus events, {figures.n_illegal:,} forbidden messages "
         f"tried, {figures.n_superseded:,} superseded\n"

@@ -14,7 +14,7 @@ from bus.spec.automaton import are_beside
 from bus.spec.gathering import Gathering
 from bus.spec.members import Members
 from bus.spec.protocol import Player, Protocol
-from bus.spec.tables import BusEvent, EventKind, Move, Tables
+from bus.spec.tables import NO_EACH, BusEvent, EventKind, Move, Tables
 
 _MOST_SAID = 1024  # messages of a role that its unhandled deliveries have yet to follow
 
@@ -113,10 +113,14 @@ class Cast:
 
     def carry_over_event(self, mailbox: Mailbox, event: int) -> None:
         """Let what is not handled yet follow an interrupt that the player itself has raised: it knows of it."""
-        mailbox.before.clear()
+        if self.member_of(event) < 0:
+            mailbox.before.clear()
+        # What befell another member before, and the player has not read yet, it does not know by this.
+        heard = mailbox.before[-1][0] + 1 if mailbox.before else 0
         self._catch_up(mailbox)
         for delivery in (*mailbox.leased, *mailbox.queued):
-            delivery.epoch = mailbox.epoch
+            if delivery.epoch >= heard:
+                delivery.epoch = mailbox.epoch
             state = mailbox.machine.bus[delivery.state_after].get(event, mailbox.at)
             if state < 0 and self.gathering is not None:
                 state = self.gathering.after_event(mailbox.role, delivery.state_after, event)
@@ -198,7 +202,10 @@ class Cast:
         one = self.players[mailbox.role]
         if self.gathering is None or member < 0 or one.member < 0:
             return True
-        return one.role != self.gathering.members.family(self.gathering.each_of(event)) or one.member == member
+        each = self.tables.events[event].each
+        if each == NO_EACH:  # JOINED and LATE stand around the block
+            each = self.gathering.each_of(event)
+        return one.role != self.gathering.members.family(each) or one.member == member
 
     def count(self, passed: Move | BusEvent, counters: list[int], member: int) -> None:
         """Count *passed*, done by or about *member*; who is enrolled by it is a member from now on."""

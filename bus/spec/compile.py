@@ -22,6 +22,7 @@ from bus.spec.check_counting import check_counting
 from bus.spec.check_each import check_members
 from bus.spec.check_fields import check_fields
 from bus.spec.check_flow import check_flow
+from bus.spec.check_full import check_full
 from bus.spec.check_order import check_order
 from bus.spec.check_overtaking import check_bounds, check_overtaking, check_running_ahead
 from bus.spec.check_progress import check_end, check_progress
@@ -265,6 +266,7 @@ def _check_conversation(spec: Spec, report: Report) -> Projections | None:
         check_counting(spec, found, report)
     if not report.has_errors:
         check_progress(spec, found, report)
+        check_full(spec, found, report)
     if not report.has_errors:
         check_bounds(spec, found, report)
         check_end(spec, found, report)

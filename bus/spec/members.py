@@ -55,7 +55,7 @@ class Members:
         for machine in {id(one): one for one in tables.machines}.values():  # numbers are fixed, whoever asks first
             for moves in machine.send:
                 for (_, address), move in moves.items():
-                    for member in self._copied_for(move.each) or (-1,):
+                    for member in (-1,) if move.each == NO_EACH else self._copied_for(move.each):
                         self.address(address, move.each, member)
                         self.voice(machine.role, move.each, member)
 

@@ -153,7 +153,7 @@ class Strands:
     def _add_row(self, standing: _Standing) -> None:
         send, receive, bus, due = self._row(standing)
         machine = self.machine
-        owes = self._owes(send, receive, due)
+        owes = self._owes(send, receive, due) and not self._is_through(standing)
         machine.send = (*machine.send, send)
         machine.receive = (*machine.receive, receive)
         machine.bus = (*machine.bus, bus)
@@ -273,6 +273,17 @@ class Strands:
         kinds = (self._tables.events[self._members.events[event][0]].kind for event in due if event not in some_only)
         ends = any(kind in over for kind in kinds)
         return any(move.interrupt == NO_EVENT for move in send.values()) and not receive and not ends
+
+    def _is_through(self, standing: _Standing) -> bool:
+        """Return whether the player has nothing to do but what it may leave: the rest of a stream."""
+        return any(
+            all(
+                self._tables.eaches[each].joined in self._base.bus[self._of(standing, one)]
+                for one in self._active(each)
+            )
+            for each in self._present(standing)
+            if self._active(each)
+        )
 
     # -- deadlines and scopes -------------------------------------------------------------------------
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from bus.broker.conversation import Conversation
 from bus.spec.projection import Projections, project
 from bus.spec.protocol import Protocol
+from bus.testing.choices import Choices
 from bus.testing.judge import Judge, Label
 
 
@@ -78,12 +80,52 @@ class Arena:
         self.interrupts = {(role, label) for role, label, move in moves if move.interrupt >= 0}
         self.guarded = {(role, label) for role, label, move in moves if move.guards}
         self.tally = Tally(reached=[set() for _ in machines])
-        self.verified: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
+        self.verified: set[tuple[object, ...]] = set()
         start = self.judge.ruling(self.judge.begin())
         self.openers = [role for role, sends in enumerate(start.sends) if sends] or [0]
+
+    @property
+    def names(self) -> list[str]:
+        """The players' names."""
+        return [role.name for role in self.protocol.roles]
+
+    @property
+    def members(self) -> dict[str, list[str]]:
+        """Role → its members in this arena's conversations."""
+        return {}
 
     def say(self, role: int, label: Label) -> str:
         """Return ``a -> b: M``."""
         protocol = self.protocol
         to = ", ".join(protocol.roles[one].name for one in protocol.tables.addresses[label[1]])
         return f"{protocol.roles[role].name} -> {to}: {protocol.messages[label[0]].name}"
+
+    def draw(self, choices: Choices) -> Arena:
+        """Return where a run takes place: here; see ``Halls``."""
+        return self
+
+    def event_name(self, event: int) -> str:
+        """Return the name of an event of the judge."""
+        return self.protocol.tables.events[event].name
+
+    def is_cut_short(self, conversation: Conversation) -> bool:
+        """Return whether it ended while some stood elsewhere; see ``Hall``."""
+        return False
+
+    def note_reached(self, conversation: Conversation) -> None:
+        """Note where the players stand."""
+        for role, mailbox in enumerate(conversation.mailboxes):
+            self.tally.reached[role].add(mailbox.at)
+
+    def state_key(self, conversation: Conversation) -> tuple[object, ...]:
+        """Return where all players stand, as a value that means the same in every run."""
+        return tuple([mailbox.at for mailbox in conversation.mailboxes])
+
+    def misplaced(self, conversation: Conversation, number: int) -> tuple[str, object] | None:
+        """Return (player, state) of one who is not where the conversation is, while nobody is ahead."""
+        point = self.judge.place(number).point
+        points = {point, self.judge.graph.ahead(point)}
+        for role, mailbox in enumerate(conversation.mailboxes):
+            if points.isdisjoint(self.points[role][mailbox.at]):
+                return self.names[role], mailbox.at
+        return None

@@ -7,13 +7,15 @@ while its role may speak. Everything else is drawn: who acts, what is said, how 
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 
+from bus.broker.cast import Cast
 from bus.broker.delivery import Delivery
 from bus.broker.mailbox import Mailbox
-from bus.spec.protocol import Protocol
 from bus.testing.arena import Arena, Fault
 from bus.testing.choices import Choices
 from bus.testing.desk import Answer, Desk
+from bus.testing.hall import Hall
 from bus.testing.judge import Label
 
 
@@ -33,15 +35,16 @@ class Client:
         self.position = 0
         self.turn: Delivery | None = None
 
-    def take(self, mailbox: Mailbox, delivery: Delivery, told: int) -> None:
-        """Begin a turn on *delivery*, as ``Seat.take`` does; *told* is the broker's word on the state."""
+    def take(self, cast: Cast, mailbox: Mailbox, delivery: Delivery) -> None:
+        """Begin a turn on *delivery*, as ``Seat.take`` does."""
+        told = cast.state_of(mailbox, delivery)  # the broker's word on the state
         self.turn = delivery
         if delivery.position <= self.position:
             return  # a script that gets again what it has read
         self.position = delivery.position
         if delivery.epoch == self.epoch and delivery.type >= 0:
             move = mailbox.machine.receive[self.at].get((delivery.sender, delivery.type))
-            self.at = told if move is None else move.next
+            self.at = told if move is None else cast.after(mailbox, self.at, move)
         elif delivery.epoch >= self.epoch:
             self.at = told
             self.epoch = delivery.epoch
@@ -60,13 +63,11 @@ class Clients:
         absent: Roles that somebody else plays.
     """
 
-    def __init__(
-        self, arena: Arena, desk: Desk, choices: Choices, *, protocol: Protocol, absent: Collection[int] = ()
-    ) -> None:
+    def __init__(self, arena: Arena | Hall, desk: Desk, choices: Choices, *, absent: Collection[int] = ()) -> None:
         self._arena = arena
         self._desk = desk
         self._choices = choices
-        self._clients = [Client(machine.start) for machine in protocol.tables.machines]
+        self._clients = [Client(machine.start) for machine in desk.conversation.tables.machines]
         self._present = [role for role in range(len(self._clients)) if role not in absent]
         # Slow ones mostly do nothing while others can.
         self._slow = [choices.chance(0.3) for _ in self._clients]
@@ -112,7 +113,7 @@ class Clients:
             answer = desk.send(role, label, client.epoch)
         self._judge(role, label, answer)
         if answer is Answer.ACCEPTED:
-            client.at = moves[label].next
+            client.at = desk.conversation.cast.after(desk.conversation.mailboxes[role], client.at, moves[label])
         return True
 
     # -- one client --------------------------------------------------------------------------------
@@ -123,8 +124,7 @@ class Clients:
         is_script = role == desk.opener
         if client.turn is None and mailbox.leased:
             desk.begin(role, mailbox.leased[0])
-            told = self._desk.conversation.cast.state_of(mailbox, mailbox.leased[0])
-            client.take(mailbox, mailbox.leased[0], told)
+            client.take(desk.conversation.cast, mailbox, mailbox.leased[0])
             return True
         if client.turn is None and not is_script:
             return False
@@ -159,7 +159,7 @@ class Clients:
         else:
             labels = self._bundle(client, mailbox, label)
             may_speak_on = any(
-                move.interrupt < 0 for move in mailbox.machine.send[_after(client, mailbox, labels)].values()
+                move.interrupt < 0 for move in mailbox.machine.send[self._after(client, mailbox, labels)].values()
             )
             settles = not may_speak_on and self._choices.pick(3) == 0
             answer = desk.commit(role, client.turn, labels, settles=settles)
@@ -167,16 +167,16 @@ class Clients:
                 client.turn = None
         self._judge(role, label, answer)
         if not desk.lossy[label[0]]:
-            client.at = _after(client, mailbox, labels)
+            client.at = self._after(client, mailbox, labels)
 
     def _bundle(self, client: Client, mailbox: Mailbox, label: Label) -> list[Label]:
         """Return one or more messages for one commit; only the first needs the counters' word."""
-        send = mailbox.machine.send
-        labels, at = [label], send[client.at][label].next
-        while not send[client.at][label].counts and self._choices.pick(3) == 0:
+        after = partial(self._desk.conversation.cast.after, mailbox)
+        labels, at = [label], after(client.at, mailbox.machine.send[client.at][label])
+        while not mailbox.machine.send[client.at][label].counts and self._choices.pick(3) == 0:
             onward = [
                 one
-                for one, move in send[at].items()
+                for one, move in mailbox.machine.send[at].items()
                 if move.interrupt < 0
                 and not (move.guards or move.counts or self._desk.lossy[one[0]] or one in labels)
                 and self._desk.has_room(one)
@@ -184,7 +184,7 @@ class Clients:
             if not onward:
                 break
             labels.append(onward[self._choices.pick(len(onward))])
-            at = send[at][labels[-1]].next
+            at = after(at, mailbox.machine.send[at][labels[-1]])
         return labels
 
     def _finish(self, role: int, client: Client) -> None:
@@ -208,9 +208,8 @@ class Clients:
         if is_current and (role, label) not in self._arena.interrupts:
             raise Fault("superseded", f"{said} was superseded although its sender had seen every bus event")
 
-
-def _after(client: Client, mailbox: Mailbox, labels: list[Label]) -> int:
-    at = client.at
-    for label in labels:
-        at = mailbox.machine.send[at][label].next
-    return at
+    def _after(self, client: Client, mailbox: Mailbox, labels: list[Label]) -> int:
+        at = client.at
+        for label in labels:
+            at = self._desk.conversation.cast.after(mailbox, at, mailbox.machine.send[at][label])
+        return at

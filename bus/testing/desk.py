@@ -78,6 +78,9 @@ class Desk(Shape):
     def requeue(self, mailbox: Mailbox) -> None:
         """Let a person try the dead letter again."""
 
+    def end_call(self, call: int, outcome: str) -> None:
+        """Let the protocol that a step has called end so."""
+
     def cancel(self) -> None:
         """End the conversation from outside."""
 
@@ -102,11 +105,13 @@ class MonitorDesk:
         credit: How many deliveries a role is handed before it has settled some.
     """
 
-    def __init__(self, protocol: Protocol, *, opener: int, credit: int = 1) -> None:
+    def __init__(
+        self, protocol: Protocol, *, opener: int, credit: int = 1, members: dict[str, list[str]] | None = None
+    ) -> None:
         self.lossy = tuple(one.delivery is DeliveryClass.AT_MOST_ONCE for one in protocol.messages)
         self.conversation = Conversation(
             conversation_id=bytes(ID_BYTES), protocol=protocol, opener=opener, request_id="fuzz", now=0.0,
-            default_within=_WITHIN, mode=Mode.ENFORCE,
+            default_within=_WITHIN, mode=Mode.ENFORCE, members=members,
         )  # fmt: skip
         self.opener = opener
         self.revoked: list[int] = []
@@ -213,6 +218,11 @@ class MonitorDesk:
         self.conversation.touched[mailbox] = None
         self._serve()
 
+    def end_call(self, call: int, outcome: str) -> None:
+        """Tell how the called protocol ended, as ``Calling`` does."""
+        self.conversation.fire(self.conversation.calls.end(call, outcome), 0.0)
+        self._serve()
+
     def cancel(self) -> None:
         """End the conversation from outside."""
         self.conversation.close("canceled", "the run was cut", 0.0)
@@ -223,6 +233,9 @@ class MonitorDesk:
     def _serve(self) -> None:
         """Take revoked leases back and hand out what is queued, as ``Dispatch`` does."""
         conversation = self.conversation
+        for call, child in conversation.calls.take_news():
+            if not child:
+                conversation.calls.running[call] = b"called"  # it is played by ``end_call`` alone
         while conversation.overtaken:
             conversation.take_away_turn(conversation.overtaken.pop())
         if conversation.revoked:

@@ -17,6 +17,7 @@ from bus.testing.arena import Arena, Fault
 from bus.testing.choices import Choices
 from bus.testing.clients import Clients
 from bus.testing.desk import Answer, Desk, MonitorDesk, event_of
+from bus.testing.hall import Hall, Halls
 
 MISHAPS = (0.0, 0.05, 0.2)  # of the steps of a run something goes wrong in so many; each run has one of these
 PROBE = 0.1  # of the steps before which one forbidden message is tried
@@ -40,23 +41,23 @@ class Run:
     """
 
     def __init__(
-        self, arena: Arena, choices: Choices, *, steps: int = STEPS, calm: bool = False, absent: Collection[int] = (),
-        new_desk: Callable[..., Desk] = MonitorDesk,
+        self, arena: Arena | Halls, choices: Choices, *, steps: int = STEPS, calm: bool = False,
+        absent: Collection[int] = (), new_desk: Callable[..., Desk] = MonitorDesk,
     ) -> None:  # fmt: skip
-        self.arena = arena
+        self.arena: Arena | Hall = arena.draw(choices)
         self.choices = choices
         self.trace: list[str] = []
         self._left = steps
         self._absent = absent
         # Each run is of its own temper: who is slow, how much goes wrong, how far ahead agents read.
         self._mishap = 0.0 if calm else MISHAPS[choices.pick(len(MISHAPS))]
-        openers = [role for role in arena.openers if role not in absent] or [
-            role for role in range(len(arena.protocol.roles)) if role not in absent
+        openers = [role for role in self.arena.openers if role not in absent] or [
+            role for role in range(len(self.arena.names)) if role not in absent
         ]
         opener = openers[choices.pick(len(openers))]
-        self.desk = new_desk(arena.protocol, opener=opener, credit=(1, 2, 100)[choices.pick(3)])
-        self._clients = Clients(arena, self.desk, choices, protocol=arena.protocol, absent=absent)
-        self._place = arena.judge.begin()
+        self.desk = new_desk(arena.protocol, opener=opener, credit=(1, 2, 100)[choices.pick(3)], **self._with())
+        self._clients = Clients(self.arena, self.desk, choices, absent=absent)
+        self._place = self.arena.judge.begin()
         self._seen = 0
         self._raised: dict[int, int] = {}  # role → epoch in which it spoke last and a bus event came
         self._superseded: set[int] = set()  # roles of which a message came too late: what follows it does so too
@@ -86,6 +87,8 @@ class Run:
         self._left -= 1
         if self.choices.chance(PROBE):
             self._probe()
+        if self.desk.conversation.calls.running and self.choices.chance(PROBE) and self._return():
+            return True
         happens = self.choices.chance(self._mishap) and not calm
         return (happens and self._befall()) or self._clients.act()
 
@@ -95,16 +98,32 @@ class Run:
         if outcome is None:
             self.desk.cancel()
             self.follow()
-        for mailbox in self.desk.conversation.mailboxes:
-            if not self.desk.conversation.reason and not mailbox.machine.final[mailbox.at]:
-                name = self.arena.protocol.roles[mailbox.role].name
+        conversation = self.desk.conversation
+        for mailbox in () if self.arena.is_cut_short(conversation) else conversation.mailboxes:
+            if not conversation.reason and not mailbox.machine.final[mailbox.at]:
+                name = self.arena.names[mailbox.role]
                 raise Fault("inconsistent", f"the conversation is over, and {name} does not know it")
             if mailbox.early:
-                sender = self.arena.protocol.roles[mailbox.early[0].sender].name
+                sender = conversation.cast.speaker(mailbox.early[0].sender)
                 name = self.arena.protocol.messages[mailbox.early[0].type].name
                 raise Fault("orphan", f"{name} of {sender} was accepted and can never be delivered")
         self.arena.tally.outcomes[outcome or CUT] += 1
         return outcome or CUT
+
+    def _with(self) -> dict[str, object]:
+        """Return what a desk is told of members, where there are any."""
+        return {"members": self.arena.members} if self.arena.members else {}
+
+    def _return(self) -> bool:
+        """Let a protocol that was called end, in any way that it may; False where none runs."""
+        conversation, choices = self.desk.conversation, self.choices
+        running = sorted(conversation.calls.running)
+        if not running:
+            return False
+        call = running[choices.pick(len(running))]
+        outcomes = conversation.tables.calls[call].events
+        self.desk.end_call(call, outcomes[choices.pick(len(outcomes))][0])
+        return True
 
     # -- mishaps -----------------------------------------------------------------------------------
 
@@ -171,14 +190,12 @@ class Run:
         self._clients.catch_up()
         for index in range(self._seen - conversation.sequence, 0):
             self._follow_entry(index)
-        ats = tuple([mailbox.at for mailbox in conversation.mailboxes])
-        for role, at in enumerate(ats):
-            arena.tally.reached[role].add(at)
+        arena.note_reached(conversation)
         if conversation.outcome is not None:
             return
-        key = (self._place, ats, tuple(conversation.counters))
+        key = (self._place, arena.state_key(conversation), tuple(conversation.counters), *conversation.calls.running)
         if key not in arena.verified:
-            self._verify(ats)
+            self._verify()
             arena.verified.add(key)
         if arena.judge.place(self._place).is_even and any(mailbox.early for mailbox in conversation.mailboxes):
             raise Fault("orphan", "a message waits to be expected although everything before it has happened")
@@ -212,7 +229,7 @@ class Run:
                 raise Fault("orphan", f"{entry.event} comes while something sent before stands behind it")
         self._place = after
 
-    def _verify(self, ats: tuple[int, ...]) -> None:
+    def _verify(self) -> None:
         """Try every kind of message of every role, and compare every role's state with the conversation's."""
         arena, conversation = self.arena, self.desk.conversation
         ruling, place = arena.judge.ruling(self._place), arena.judge.place(self._place)
@@ -227,18 +244,27 @@ class Run:
                     raise Fault("legal-refused", f"{said} would be refused")
             arena.tally.n_illegal += len(arena.labels) - len(allowed)
         if ruling.due != NO_EVENT:
-            name = arena.protocol.tables.events[ruling.due].name
-            raise Fault("event-missing", f"{name} is due and does not come")
+            raise Fault("event-missing", f"{arena.event_name(ruling.due)} is due and does not come")
         if place.is_even:
-            points = {place.point, arena.judge.graph.ahead(place.point)}
-            for role, at in enumerate(ats):
-                if points.isdisjoint(arena.points[role][at]):
-                    name = arena.protocol.roles[role].name
-                    raise Fault("inconsistent", f"{name} is not where the conversation is (state {at})")
+            misplaced = arena.misplaced(conversation, self._place)
+            if misplaced is not None:
+                raise Fault("inconsistent", "{} is not where the conversation is (state {})".format(*misplaced))
+            self._verify_calls(ruling.sudden)
+
+    def _verify_calls(self, sudden: frozenset[int]) -> None:
+        """See that the calls that run are those at which the conversation stands."""
+        conversation, arena = self.desk.conversation, self.arena
+        for call, table in enumerate(conversation.tables.calls):
+            is_due = arena.events[conversation.tables.events[table.events[0][1]].name] in sudden
+            if is_due is not (call in conversation.calls.running):
+                text = "does not run where the conversation waits for it" if is_due else "runs out of place"
+                raise Fault("call", f"call {table.name} {text}")
 
     def _probe(self) -> None:
         """Try one forbidden message, as of now or of an older epoch: refused or superseded, and nothing changes."""
         arena, conversation, choices = self.arena, self.desk.conversation, self.choices
+        if not arena.labels:  # only members ever speak, and there are none
+            return
         role, label = choices.pick(len(conversation.mailboxes)), arena.labels[choices.pick(len(arena.labels))]
         allowed = arena.judge.ruling(self._place).allowed(role)
         if label in allowed or role in self._absent:
@@ -264,6 +290,9 @@ class Run:
             return (Answer.REFUSED, Answer.SUPERSEDED)
         if epoch == self.desk.conversation.epoch:
             return (Answer.REFUSED,)
+        if self.desk.conversation.players[role].member >= 0:  # what befell other members since is none of its business
+            was_moved = self.desk.conversation.mailboxes[role].epoch > epoch
+            return (Answer.REFUSED, Answer.SUPERSEDED) if was_moved else (Answer.REFUSED,)
         if epoch <= self._raised.get(
             role, -1
         ):  # it has itself raised an interrupt since, and knows of that epoch's end
@@ -293,6 +322,8 @@ class Run:
             if mailbox.queued and mailbox.queued[0].state is DeliveryState.DEAD:
                 self.desk.requeue(mailbox)
                 return
+        if self._return():
+            return
         ruling = arena.judge.ruling(self._place)
         may = [arena.say(role, label) for role, labels in enumerate(ruling.sends) for label in sorted(labels)]
         if may:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bus.spec.protocol import Protocol
-from bus.testing.arena import Arena, Fault, Tally
+from bus.testing.arena import Fault, Tally
 from bus.testing.choices import Choices, shortened
 from bus.testing.executor import STEPS, Run
+from bus.testing.hall import arena_of
 
 RUNS = 1000
 
@@ -47,7 +48,9 @@ class Report:
     def unreached(self) -> list[tuple[str, int, str]]:
         """Return (role, state, what it may do there) of each state in which no run has been."""
         found = []
-        for machine, reached in zip(self.protocol.tables.machines, self.tally.reached, strict=True):
+        for role, (machine, reached) in enumerate(zip(self.protocol.tables.machines, self.tally.reached, strict=True)):
+            if self.protocol.played_by[role] != role:
+                continue  # a sub-role has its members' machine
             name = self.protocol.roles[machine.role].name
             for state in range(len(machine.send)):
                 is_passed = bool(machine.due[state]) and not machine.send[state] and not machine.receive[state]
@@ -83,7 +86,7 @@ def fuzz_protocol(
         calm: Let nothing go wrong: no deadline passes, nobody is lost.
         on_run: Is called with the number of each run that was played.
     """
-    arena = Arena(protocol)
+    arena = arena_of(protocol)
     first: dict[str, tuple[str, Choices, Fault]] = {}
     times: dict[str, int] = {}
     for number in range(runs):
@@ -109,7 +112,7 @@ def play_seed(protocol: Protocol, seed: str, *, steps: int = STEPS, calm: bool =
     Raises:
         Fault: As it did then.
     """
-    run = Run(Arena(protocol), Choices(seed), steps=steps, calm=calm)
+    run = Run(arena_of(protocol), Choices(seed), steps=steps, calm=calm)
     return run.play(), run.trace
 
 
@@ -117,7 +120,7 @@ def _shortest(
     protocol: Protocol, choices: Choices, fault: Fault, *, steps: int, calm: bool
 ) -> tuple[str, tuple[str, ...]]:
     """Return the text and trace of the shortest run found that fails in the same way."""
-    arena = Arena(protocol)
+    arena = arena_of(protocol)
 
     def replay(recorded: list[int]) -> tuple[Fault | None, list[str]]:
         run = Run(arena, Choices(recorded=recorded), steps=steps, calm=calm)

@@ -85,7 +85,7 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class Way:
     """A message or event that may come next at a point, and the counters touched silently before it."""
 
     edge: Edge
@@ -100,7 +100,7 @@ class Judge:
     graph: Automaton = field(init=False)
     places: list[Place] = field(init=False, default_factory=list)
     _numbers: dict[Place, int] = field(init=False, default_factory=dict)
-    _ways: dict[int, tuple[_Way, ...]] = field(init=False, default_factory=dict)
+    _ways: dict[int, tuple[Way, ...]] = field(init=False, default_factory=dict)
     _rulings: dict[int, Ruling] = field(init=False, default_factory=dict)
     _after: dict[tuple[int, int, int, int], int | None] = field(init=False, default_factory=dict)
 
@@ -115,7 +115,7 @@ class Judge:
                 known.clear()
         graph = self.graph
         start = Place(graph.start, (0,) * len(graph.counters), ((),) * len(graph.roles))
-        return self._number(start)
+        return self.number(start)
 
     def place(self, number: int) -> Place:
         """Return the place of that number."""
@@ -144,17 +144,18 @@ class Judge:
 
     # -- one step ----------------------------------------------------------------------------------
 
-    def _number(self, place: Place) -> int:
-        place = self._caught_up(place)
+    def number(self, place: Place) -> int:
+        """Return the number of *place*, once the point has passed everything that was sent."""
+        place = self.caught_up(place)
         if place not in self._numbers:
             self._numbers[place] = len(self.places)
             self.places.append(place)
         return self._numbers[place]
 
-    def _caught_up(self, place: Place) -> Place:
+    def caught_up(self, place: Place) -> Place:
         """Let the point pass everything that was sent already."""
         while not place.is_even:
-            for way in self._ways_from(place.point):
+            for way in self.ways_from(place.point):
                 exchange = _ordinary(way.edge)
                 index = None if exchange is None else _index(place.ahead[exchange.sender], exchange)
                 if exchange is None or index is None or index < 0:
@@ -170,15 +171,15 @@ class Judge:
     def _sent(self, place: Place, role: int, label: Label) -> int | None:
         if place.is_over:
             return None
-        for way in self._sendable(place, role):
+        for way in self.sendable(place, role):
             exchange = way.edge.exchange
             assert exchange is not None  # what can be sent is a message
             if (exchange.type, exchange.address) == label:
                 sent = (*place.ahead[role], Sent(label, exchange.scopes, exchange.regions))
-                return self._number(place._replace(ahead=_with(place.ahead, role, sent)))
+                return self.number(place._replace(ahead=_with(place.ahead, role, sent)))
         raised = [
             way.edge.event
-            for way in self._ways_from(place.point)
+            for way in self.ways_from(place.point)
             if way.edge.exchange is not None
             and way.edge.event != NO_EVENT
             and way.edge.exchange.sender == role
@@ -191,7 +192,7 @@ class Judge:
         if place.is_over:
             return None
         told = self.graph.events[event]
-        for way in self._ways_from(place.point):
+        for way in self.ways_from(place.point):
             if way.edge.event != event:
                 continue
             counters = self._count(place.counters, way)
@@ -200,7 +201,7 @@ class Judge:
             ahead = place.ahead
             if told.discards:
                 ahead = tuple(tuple(one for one in sent if told.scope not in one.scopes) for sent in ahead)
-            return self._number(Place(way.edge.target, counters, ahead, told.kind is EventKind.END))
+            return self.number(Place(way.edge.target, counters, ahead, told.kind is EventKind.END))
         return None
 
     # -- what may come -----------------------------------------------------------------------------
@@ -211,11 +212,11 @@ class Judge:
             nothing: tuple[frozenset[Label], ...] = (frozenset(),) * n_roles
             return Ruling(nothing, nothing, NO_EVENT, frozenset())
         sends = tuple(
-            frozenset(_label(way.edge.exchange) for way in self._sendable(place, role)) for role in range(n_roles)
+            frozenset(_label(way.edge.exchange) for way in self.sendable(place, role)) for role in range(n_roles)
         )
         raises: list[set[Label]] = [set() for _ in range(n_roles)]
         due, sudden = NO_EVENT, set()
-        for way in self._ways_from(place.point):
+        for way in self.ways_from(place.point):
             event, exchange = way.edge.event, way.edge.exchange
             if event == NO_EVENT:
                 continue
@@ -227,7 +228,7 @@ class Judge:
                 due = event
         return Ruling(sends, tuple(frozenset(one) for one in raises), due, frozenset(sudden))
 
-    def _sendable(self, place: Place, role: int) -> Iterator[_Way]:
+    def sendable(self, place: Place, role: int) -> Iterator[Way]:
         """Yield the ways on which *role* may send now: all before them is sent, or does not concern it.
 
         Breadth first; passes of loops gone through on the way are not counted twice, so the search ends.
@@ -237,7 +238,7 @@ class Judge:
         waiting = deque([(place, begin)])
         while waiting:
             here, (point, _) = waiting.popleft()
-            for way in self._ways_from(point):
+            for way in self.ways_from(point):
                 exchange = _ordinary(way.edge)
                 if exchange is None:
                     continue
@@ -260,13 +261,13 @@ class Judge:
                     seen.add(then)
                     waiting.append((Place(way.edge.target, counters, ahead), then))
 
-    def _ways_from(self, point: int) -> tuple[_Way, ...]:
+    def ways_from(self, point: int) -> tuple[Way, ...]:
         known = self._ways.get(point)
         if known is None:
             known = self._ways[point] = tuple(self._find_ways(point))
         return known
 
-    def _find_ways(self, point: int) -> Iterator[_Way]:
+    def _find_ways(self, point: int) -> Iterator[Way]:
         nodes = self.graph.nodes
         seen = {point}
         waiting: deque[tuple[int, tuple[_Effect, ...]]] = deque([(point, ())])
@@ -275,20 +276,20 @@ class Judge:
             for edge in nodes[number].edges:
                 touched = ((edge.resets, edge.counts),) if edge.resets or edge.counts else ()
                 if not edge.silent:
-                    yield _Way(edge, effects)
+                    yield Way(edge, effects)
                 elif edge.target not in seen:
                     seen.add(edge.target)
                     waiting.append((edge.target, effects + touched))
 
     # -- counters ----------------------------------------------------------------------------------
 
-    def _before(self, counters: tuple[int, ...], way: _Way) -> tuple[int, ...]:
+    def _before(self, counters: tuple[int, ...], way: Way) -> tuple[int, ...]:
         """Return the counters just before the way's message or event."""
         for effect in way.effects:
             counters = _touched(counters, effect)
         return counters
 
-    def _count(self, counters: tuple[int, ...], way: _Way, *, guards: tuple[int, ...] = ()) -> tuple[int, ...] | None:
+    def _count(self, counters: tuple[int, ...], way: Way, *, guards: tuple[int, ...] = ()) -> tuple[int, ...] | None:
         """Return the counters behind the way, or None where one of *guards* is at its limit."""
         counters = self._before(counters, way)
         if any(counters[guard] >= self.graph.counters[guard].limit for guard in guards):

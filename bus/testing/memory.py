@@ -25,6 +25,7 @@ from bus.settings import Settings
 from bus.spec.mode import read_mode
 from bus.spec.protocol import Protocol, RoleOf
 from bus.spec.syntax import Field, TypeExpression
+from bus.spec.tables import Machine, Move
 from bus.wire.codec import encode_frame
 from bus.wire.record import Kind
 
@@ -281,39 +282,51 @@ async def _say_what_must_be(conversation: Conversation) -> None:
     seat = conversation._turn.seat
     part = seat.part  # of the version that is pinned, which need not be the agent's own
     while seat.owes():
-        (index, address), _ = min(
-            (
-                (sent, _sends_left(part, move.next))
-                for sent, move in part.machine.send[seat.at].items()
-                if move.interrupt < 0
-            ),
-            key=lambda way: (way[1], part.messages[way[0][0]].name),
-        )
-        receivers = [part.protocol.roles[one].name for one in part.protocol.tables.addresses[address]]
-        await conversation.send(smallest_message(part.protocol, index), to=receivers)
+        machine = part.protocol.tables.machines[part.plays]  # one member's, where the role talks with many
+        ways = [
+            (_sends_left(machine, move.next if part.gathering is None else move.then), _may_be_full(part, move), sent)
+            for sent, move in part.machine.send[seat.at].items()
+            if move.interrupt < 0
+        ]
+        _, _, (index, address) = min(ways, key=lambda way: (*way[:2], part.messages[way[2][0]].name))
+        conversation._turn.add_to(smallest_message(part.protocol, index, given=seat.keys), address)
 
 
-def _sends_left(part: Part, state: int) -> int:
+def _may_be_full(part: Part, move: Move) -> bool:
+    """Return whether *move* enrolls into a sub-role with less room than there are members: the last to be tried."""
+    if part.gathering is None:
+        return False
+    counters, n_players = part.tables.counters, len(part.gathering.members.players)
+    return any(counters[guard].enrolls >= 0 and counters[guard].limit < n_players for guard in move.guards)
+
+
+def _sends_left(machine: Machine, state: int) -> int:
     """Return how many messages the role must send at least before it owes none (breadth first)."""
     front, seen, n = {state}, {state}, 0
-    while front and not any(not part.machine.owes[one] for one in front):
-        ways = {move.next for one in front for move in part.machine.send[one].values() if move.interrupt < 0}
+    while front and not any(not machine.owes[one] for one in front):
+        ways = {move.next for one in front for move in machine.send[one].values() if move.interrupt < 0}
         front = ways - seen
         seen |= front
         n += 1
-    return n if front else len(part.machine.owes)
+    return n if front else len(machine.owes)
 
 
-def smallest_message(protocol: Protocol, index: int) -> BaseModel:
+def smallest_message(protocol: Protocol, index: int, *, given: Mapping[str, object] | None = None) -> BaseModel:
     """Return a valid message of type *index*: the spec's first example, else the smallest values there are.
+
+    Args:
+        given: Fields whose values are settled: a conversation's keys.
 
     Raises:
         BodyInvalid: Its rules or patterns ask for more; give the message yourself.
     """
     declared = protocol.spec.messages[index]
+    settled = {name: value for name, value in (given or {}).items() if any(one.name == name for one in declared.fields)}
     if declared.examples:
-        return protocol.messages[index].build(declared.examples[0])  # type: ignore[arg-type]  # checked with the spec
-    return protocol.messages[index].build(_smallest_fields(protocol, declared.fields))
+        example = declared.examples[0]
+        assert isinstance(example, Mapping)  # checked with the spec
+        return protocol.messages[index].build({**example, **settled})
+    return protocol.messages[index].build({**_smallest_fields(protocol, declared.fields), **settled})
 
 
 def _smallest_fields(protocol: Protocol, fields: Sequence[Field]) -> dict[str, object]:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, TypeAlias
 
-_Step: TypeAlias = dict[str, Any]
-_Block: TypeAlias = list[_Step]
+Step: TypeAlias = dict[str, Any]
+Block: TypeAlias = list[Step]
 
 _OUTCOMES = ("kept", "dropped", "enough")
 _MOST_DEPTH = 3
@@ -21,14 +21,13 @@ _MOST_DEPTH = 3
 
 def random_protocol(seed: int) -> str:
     """Return the text of a protocol: JSON, which is YAML too. Not every one is in order."""
-    return _Writer(Random(seed)).protocol()
+    return Writer(Random(seed)).protocol()
 
 
-class _Writer:
+class Writer:
     """Writes one protocol from the front to the back.
 
-    ``_kinds`` says how often each kind of step is written; ``each``, ``enroll`` and ``call`` join it here once
-    they can be run.
+    ``_kinds`` says how often each kind of step is written; ``random_members`` adds to it.
     """
 
     def __init__(self, random: Random) -> None:
@@ -40,7 +39,7 @@ class _Writer:
         self._speakers = [random.choice(self._roles)]
         self._loops: list[str] = []
         self._lossy: set[str] = set()
-        self._kinds: dict[Callable[[int], _Block], int] = {
+        self._kinds: dict[Callable[[int], Block], int] = {
             self._send: 10,
             self._stream: 2,
             self._choice: 4,
@@ -50,6 +49,7 @@ class _Writer:
         }
 
     def protocol(self) -> str:
+        """Return the whole text."""
         conversation = self._block(0, at_least=2)
         if self._random.random() < 0.5 and not _is_closed(conversation):
             conversation.append(self._end())
@@ -75,8 +75,8 @@ class _Writer:
 
     # -- blocks ------------------------------------------------------------------------------------
 
-    def _block(self, depth: int, *, at_least: int = 1) -> _Block:
-        block: _Block = []
+    def _block(self, depth: int, *, at_least: int = 1) -> Block:
+        block: Block = []
         for index in range(self._random.randint(at_least, 4)):
             if index >= at_least and self._left <= 0:
                 break
@@ -85,14 +85,14 @@ class _Writer:
                 break
         return block
 
-    def _step(self, depth: int) -> _Block:
+    def _step(self, depth: int) -> Block:
         kinds = self._kinds
         if depth >= _MOST_DEPTH or self._left <= 1:
             return self._send(depth) if self._random.random() < 0.85 else self._stream(depth)
         [write] = self._random.choices([*kinds], weights=[*kinds.values()])
         return write(depth)
 
-    def _branch(self, depth: int, first: _Block) -> _Block:
+    def _branch(self, depth: int, first: Block) -> Block:
         """Return *first* with what follows it, perhaps up to an end or out of a loop."""
         block = [*first]
         if self._random.random() < 0.6 and self._left > 0:
@@ -101,16 +101,16 @@ class _Writer:
             block += self._exit()
         return block
 
-    def _exit(self) -> _Block:
+    def _exit(self) -> Block:
         if self._loops and self._random.random() < 0.7:
             name = self._random.choice(self._loops)
             return [{"break": name} if self._random.random() < 0.6 else {"continue": name}]
         return [self._end()]
 
-    def _end(self) -> _Step:
+    def _end(self) -> Step:
         return {"end": self._random.choice(_OUTCOMES)}
 
-    def _aside(self, depth: int) -> _Block:
+    def _aside(self, depth: int) -> Block:
         """Return what happens after a mishap: nothing, the end, or a little talk."""
         drawn = self._random.random()
         if drawn < 0.4:
@@ -149,8 +149,8 @@ class _Writer:
     def _speaker(self) -> str:
         return self._random.choice(self._speakers if self._random.random() < 0.9 else self._roles)
 
-    def _deadline(self, depth: int, often: float) -> _Step:
-        step: _Step = {}
+    def _deadline(self, depth: int, often: float) -> Step:
+        step: Step = {}
         if self._random.random() < often:
             step["within"] = f"{self._random.randint(1, 60)}s"
             if self._random.random() < 0.75:
@@ -159,34 +159,34 @@ class _Writer:
                 step["retry"] = self._random.randint(1, 2)
         return step
 
-    def _send(self, depth: int) -> _Block:
+    def _send(self, depth: int) -> Block:
         step = {self._arrow(self._speaker()): self._message()}
         after = self._speakers
         step |= self._deadline(depth, 0.15)
         self._speakers = after
         return [step]
 
-    def _stream(self, depth: int) -> _Block:
+    def _stream(self, depth: int) -> Block:
         """A stream, most often ended by the same role's next message to the same receiver."""
         sender = self._speaker()
         arrow, name = self._arrow(sender, to_all=0.05), self._message()
-        step: _Step = {arrow: name + self._random.choice("*+")}
+        step: Step = {arrow: name + self._random.choice("*+")}
         if self._random.random() < 0.6:
             step["max"] = self._random.randint(1, 4)
         if self._random.random() < 0.15:
             self._lossy.add(name)
         if self._random.random() < 0.2:
             return [step]
-        ending: _Step = {arrow: self._message()}
+        ending: Step = {arrow: self._message()}
         after = self._speakers
         ending |= self._deadline(depth, 0.1)
         self._speakers = after
         return [step, ending]
 
-    def _choice(self, depth: int) -> _Block:
+    def _choice(self, depth: int) -> Block:
         decider = self._speaker()
         to_all = self._random.choice((0.0, 0.3, 0.9))
-        branches: dict[str, _Block] = {}
+        branches: dict[str, Block] = {}
         spoken: set[str] = set()
         for index in range(self._random.choice((2, 2, 2, 3))):
             first = {self._arrow(decider, to_all=to_all): self._message()}
@@ -194,14 +194,14 @@ class _Writer:
             spoken.update(self._speakers)
         if self._random.random() < 0.08:
             branches["skip"] = []
-        choice: _Step = {"choice": decider, "branches": branches, **self._deadline(depth, 0.2)}
+        choice: Step = {"choice": decider, "branches": branches, **self._deadline(depth, 0.2)}
         self._speakers = sorted(spoken)
         return [choice]
 
-    def _loop(self, depth: int) -> _Block:
+    def _loop(self, depth: int) -> Block:
         name = self._name("l")
         self._loops.append(name)
-        loop: _Step = {"loop": name}
+        loop: Step = {"loop": name}
         bound = self._random.random()
         speakers = self._speakers
         body = self._body(depth, name)
@@ -219,22 +219,22 @@ class _Writer:
                 loop["else"] = self._aside(depth)
         return [loop]
 
-    def _body(self, depth: int, loop: str) -> _Block:
+    def _body(self, depth: int, loop: str) -> Block:
         """Return a loop's body: steps, or a choice between one more pass and leaving."""
         if self._random.random() < 0.45:
             return self._block(depth + 1)
         decider = self._speaker()
         to_all = self._random.choice((0.2, 0.9))
         more = self._branch(depth, [{self._arrow(decider, to_all=to_all): self._message()}])
-        stop: _Block = [{self._arrow(decider, to_all=to_all): self._message()}]
+        stop: Block = [{self._arrow(decider, to_all=to_all): self._message()}]
         if self._random.random() < 0.3 and self._left > 0:
             stop += self._send(depth)
         stop.append({"break": loop} if self._random.random() < 0.6 else self._end())
-        choice: _Step = {"choice": decider, "branches": {"more": more, "stop": stop}, **self._deadline(depth, 0.15)}
+        choice: Step = {"choice": decider, "branches": {"more": more, "stop": stop}, **self._deadline(depth, 0.15)}
         return [choice] if self._random.random() < 0.7 else [*self._send(depth), choice]
 
-    def _parallel(self, depth: int) -> _Block:
-        branches: dict[str, _Block] = {}
+    def _parallel(self, depth: int) -> Block:
+        branches: dict[str, Block] = {}
         speakers, loops = self._speakers, self._loops
         if len(speakers) < 2:
             speakers = [*speakers, self._random.choice(self._roles)]
@@ -245,15 +245,15 @@ class _Writer:
         self._loops = loops
         return [{"parallel": branches}]
 
-    def _scope(self, depth: int) -> _Block:
-        scope: _Step = {"scope": self._name("s"), "do": self._block(depth + 1)}
+    def _scope(self, depth: int) -> Block:
+        scope: Step = {"scope": self._name("s"), "do": self._block(depth + 1)}
         after, ended = self._speakers, _is_closed(scope["do"])
         interrupts = []
         for kind in self._random.sample(
             ("message", "message", "timeout", "lost", "failed"), self._random.randint(1, 3)
         ):
             if kind == "message":
-                trigger: _Step = {self._arrow(self._random.choice(self._roles)): self._message()}
+                trigger: Step = {self._arrow(self._random.choice(self._roles)): self._message()}
             elif kind == "timeout":
                 trigger = {"timeout": f"{self._random.randint(1, 60)}m"}
             else:
@@ -267,6 +267,6 @@ class _Writer:
         return [scope]
 
 
-def _is_closed(block: _Block) -> bool:
+def _is_closed(block: Block) -> bool:
     """Return whether the block ends where nothing can follow."""
     return bool(block) and not {"end", "break", "continue"}.isdisjoint(block[-1])

@@ -206,6 +206,10 @@ class RecordDesk:
         role = self.protocol.roles[mailbox.role].name
         self._ask("requeue", conversation=self.conversation.conversation_id, role=role)
 
+    def end_call(self, call: int, outcome: str) -> None:
+        """Cancel what was called, whatever *outcome* was meant: nobody here plays it."""
+        self._ask("cancel", conversation=self.conversation.calls.running[call])
+
     def cancel(self) -> None:
         """Cancel the conversation."""
         self._ask("cancel", conversation=self.conversation.conversation_id)

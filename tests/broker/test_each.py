@@ -232,3 +232,59 @@ def test_a_restart_in_the_middle_goes_on_with_the_same_members(net: Meeting) -> 
 
     assert net.transcript() == [*before, "Reject", "Award", "[proposer.joined]"]
     assert net.reads("cid")[-2:] == ["Award", "[joined]"]
+
+
+# -- scopes inside an each ------------------------------------------------------------------------------
+
+ASIDE = """
+language: 1
+protocol: aside
+version: 1.0.0
+roles: {chair: {}, voter: {many: 0..5}}
+messages: {Ask: {}, Vote: {}, Stop: {}, Result: {}}
+outcomes: {counted: The chair said what came of it.}
+conversation:
+  - each: voter
+    do:
+      - scope: asking
+        do:
+          - chair -> voter: Ask
+          - voter -> chair: Vote
+        interrupts:
+          - chair -> voter: Stop
+            then: []
+  - chair -> voter: Result
+  - end: counted
+"""
+
+
+def test_an_interrupt_of_a_scope_inside_an_each_befalls_one_member() -> None:
+    meeting = Meeting(Desk(ASIDE), "voter", ["ann", "ben"], "chair")
+    meeting.say("chair", "Ask", "ann")
+    meeting.say("chair", "Ask", "ben")
+    meeting.say("chair", "Stop", "ann")
+
+    [ask] = [one for one in meeting.peer("ben").take(Kind.DELIVER) if meeting.desk.name_of(one) == "Ask"]
+    meeting.commit("ben", ask, ("Vote", "ben"))
+
+    assert meeting.reads("ann")[1] == "Stop"
+    assert meeting.transcript() == ["Ask", "Ask", "Stop", "Vote", "[voter.joined]"]
+
+
+def test_a_role_that_may_have_nobody_is_passed_by_where_it_has_nobody() -> None:
+    meeting = Meeting(Desk(ASIDE), "voter", [], "chair")
+
+    assert meeting.transcript() == ["[voter.none]"]
+
+
+def test_a_member_need_not_say_a_stream_that_ends_its_block() -> None:
+    text = ASIDE.replace("  - each: voter\n", "  - each: voter\n    until: 2\n").replace(
+        "          - voter -> chair: Vote\n", "          - voter -> chair: Vote*\n            max: 2\n"
+    )
+    meeting = Meeting(Desk(text), "voter", ["ann", "ben"], "chair")
+    meeting.say("chair", "Ask", "ann")
+    [ask] = meeting.peer("ann").take(Kind.DELIVER)
+
+    meeting.commit("ann", ask)
+
+    assert meeting.peer("ann").refusals() == []

@@ -10,7 +10,7 @@ from work_protocol import on_loop
 from bus import Agent, NotAllowed
 from bus.sdk.notice import Joined, Opened
 from bus.spec.compile import load_protocol
-from bus.testing import MemoryBus
+from bus.testing import MemoryBus, play
 
 net = load_protocol(Path(__file__).parents[1] / "spec/data/contract-net.protocol.yaml")
 TENDER = "3f2b8c1e-0000-4000-8000-000000000001"
@@ -185,3 +185,38 @@ async def test_a_script_reads_what_members_say_and_hears_of_joining() -> None:
 async def test_a_sub_role_is_not_played_but_filled() -> None:
     with pytest.raises(Exception, match="play 'bidder'"):
         Agent(plays=net.role("proposer"))
+
+
+@on_loop
+async def test_bidders_made_from_the_protocol_propose_and_the_winner_delivers() -> None:
+    log: list[object] = []
+    async with MemoryBus() as bus:
+        for name in ("ann", "ben", "cid"):
+            await bus.start(play(net.role("bidder"), name=name))
+        identifier = await opened(bus, log)
+        await bus.start(manager(log))
+        await bus.settle()
+        async with bus.client() as client:
+            [told] = await client.conversations()
+            entries = await client.transcript(identifier)
+
+    assert told["outcome"] == "done"
+    assert [one["type"] for one in entries if one["sender"] != "manager"].count("Propose") == 3
+    assert log[-1][1] is None
+
+
+@on_loop
+async def test_a_manager_made_from_the_protocol_speaks_to_every_member() -> None:
+    async with MemoryBus() as bus:
+        for name in ("ann", "ben"):
+            await bus.start(bidder(name, 1.0))
+        identifier = await opened(bus, [])
+        await bus.start(play(net.role("manager")))
+        await bus.settle()
+        async with bus.client() as client:
+            [told] = await client.conversations()
+            entries = await client.transcript(identifier)
+
+    assert told["outcome"] == "no-award"
+    said = [one["type"] for one in entries if one["sender"] == "manager"]
+    assert said == ["CallForProposals", "CallForProposals", "Reject", "Reject"]

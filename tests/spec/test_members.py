@@ -134,3 +134,48 @@ def test_the_members_of_an_each_do_not_see_each_other() -> None:
     machine = Gathering(members).tables.machines[2]
 
     assert list(machine.receive[0]) == [(members.voice(0, 0, 0), protocol.message_index("Ask"))]
+
+
+# -- a sub-role that may be full ----------------------------------------------------------------------
+
+AWARD = """
+  - each: judge
+    do:
+      - judge -> chair: "Yes"
+      - chair -> judge: Note
+      - enroll: keen
+  - chair -> scribe: Last
+"""
+
+
+def test_a_full_sub_role_may_not_be_the_only_way_on() -> None:
+    [found] = check_text(HEAD + AWARD, "panel.yaml")[1][:1]
+
+    assert (found.rule, found.role) == ("E-FULL", "chair")
+    assert found.trace == ("judge -> chair: Yes", "chair -> judge: Note")
+    assert "'keen' may be full (2), and then nobody can go on here" in found.message
+
+
+@pytest.mark.parametrize("many", ["{many: 1..2}", "{many: 2..2}"])
+def test_a_sub_role_with_room_for_every_member_is_never_full(many: str) -> None:
+    assert "E-FULL" not in rules(AWARD, HEAD.replace("{many: 1..9}", many))
+
+
+def test_a_bus_event_may_not_enroll_where_the_sub_role_may_be_full() -> None:
+    late = AWARD.replace("    do:", "    within: 5s\n    late: [{enroll: keen}]\n    do:").replace(
+        "      - enroll: keen\n", ""
+    )
+
+    assert "E-FULL" in rules(late)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_role_without_members_has_tables_too(n: int) -> None:
+    head = HEAD.replace("{many: 1..9}", "{many: 0..9}").replace("  keen: {from: judge, many: 0..2}\n", "")
+    protocol = compile_protocol(
+        head + "  - each: judge\n    do: [{judge -> chair: 'Yes'}]\n  - chair -> scribe: Last\n"
+    )
+
+    gathering = Gathering(Members(protocol, {"judge": ["ann"][:n]}))
+
+    assert len(gathering.tables.machines) == 2 + n

@@ -1,7 +1,7 @@
 """Random execution: what `check` accepts holds every claim, and a monitor that is wrong is found out."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -17,6 +17,7 @@ from bus.testing.arena import Arena, Fault
 from bus.testing.choices import Choices, shortened
 from bus.testing.executor import CUT, Run
 from bus.testing.fuzzer import Finding, fuzz_protocol, play_seed
+from bus.testing.random_members import random_gathering
 from bus.testing.random_protocol import random_protocol
 from bus.testing.record_desk import RecordDesk
 
@@ -129,6 +130,62 @@ def test_a_run_that_does_not_end_is_cut() -> None:
     protocol = compile_protocol(text)
 
     assert Run(Arena(protocol), Choices(0), calm=True, steps=50).play() == CUT
+
+
+# -- members and calls ----------------------------------------------------------------------------------
+
+
+def test_contract_net_holds_every_claim_with_any_number_of_bidders() -> None:
+    report = fuzz_protocol(load_protocol(DATA / "contract-net.protocol.yaml"), runs=150)
+
+    assert report.findings == []
+    assert {"done", "failed", "no-award"} <= report.tally.outcomes.keys()
+
+
+@pytest.mark.slow
+def test_random_protocols_with_members_and_calls_hold_every_claim() -> None:
+    texts = (random_gathering(seed) for seed in range(150))
+    protocols = [
+        compile_protocol(text)
+        for text in texts
+        if not any(one.severity is Severity.ERROR for one in check_text(text)[1])
+    ]
+
+    assert [found for protocol in protocols for found in findings(protocol, runs=15)] == []
+    assert sum(bool(one.tables.eaches) for one in protocols) >= 30
+    assert sum(bool(one.tables.calls) for one in protocols) >= 10
+
+
+def test_random_protocols_have_every_step_about_members() -> None:
+    texts = " ".join(random_gathering(seed) for seed in range(200))
+
+    for word in ("each", "enroll", "until", "within", "late", "many", "from", "call", "outcomes"):
+        assert f'"{word}"' in texts
+
+
+def tampered_net(change: Callable[[Machine], Machine]) -> Protocol:
+    protocol = load_protocol(DATA / "contract-net.protocol.yaml")
+    tables = protocol.tables
+    return replace(protocol, tables=replace(tables, machines=tuple(change(one) for one in tables.machines)))
+
+
+def test_a_winner_too_many_is_found() -> None:
+    def unguarded(machine: Machine) -> Machine:
+        rows = tuple({label: replace(move, guards=()) for label, move in row.items()} for row in machine.send)
+        return replace(machine, send=rows)
+
+    assert "illegal-accepted" in kinds(tampered_net(unguarded))
+
+
+def test_members_that_are_never_joined_are_found() -> None:
+    joined = {table.joined for table in load_protocol(DATA / "contract-net.protocol.yaml").tables.eaches}
+
+    def apart(machine: Machine) -> Machine:
+        return replace(machine, due=tuple(tuple(one for one in row if one not in joined) for row in machine.due),
+                       bus=tuple({event: then for event, then in row.items() if event not in joined}
+                                 for row in machine.bus))  # fmt: skip
+
+    assert "event-missing" in kinds(tampered_net(apart))
 
 
 # -- a monitor that is wrong is found out -------------------------------------------------------------
