@@ -126,6 +126,27 @@ class Cast:
                 state = self.gathering.after_event(mailbox.role, delivery.state_after, event)
             delivery.state_after = state
 
+    def overtake(self, mailbox: Mailbox, event: int, cut: Sequence[int], *, is_raiser: bool) -> None:
+        """Note that what was said before *event* counts no more: to all, or to the members that it befalls alone.
+
+        Args:
+            cut: The members that a LATE event cuts off.
+            is_raiser: The player has interrupted by it, and goes on from there.
+        """
+        is_late = self.tables.events[event].kind is EventKind.LATE
+        members = tuple(cut) if is_late else (self.member_of(event),)
+        if -1 in members or self.players[mailbox.role].member in members:
+            mailbox.overtaken_at = mailbox.epoch
+        elif not is_raiser:
+            for member in members:
+                mailbox.overtaken[member] = mailbox.epoch
+
+    def overtaken_at(self, mailbox: Mailbox, address: int) -> int:
+        """Return the epoch of the last bus event behind which what was said before to *address* counts no more."""
+        if not mailbox.overtaken or self.gathering is None:
+            return mailbox.overtaken_at
+        return max(mailbox.overtaken_at, mailbox.overtaken.get(self.gathering.members.meant(address), 0))
+
     def is_known_to_all(self, event: int, mailboxes: Sequence[Mailbox]) -> bool:
         """Return whether every player whom *event* concerns stands where it knows it."""
         if self.gathering is None:

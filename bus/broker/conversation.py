@@ -23,7 +23,7 @@ from bus.broker.seen import REMEMBERED, SeenIds
 from bus.broker.watch import Watch
 from bus.spec.mode import Mode
 from bus.spec.protocol import Protocol
-from bus.spec.tables import BusEvent, EventKind, Move
+from bus.spec.tables import EventKind, Move
 from bus.wire.codec import encode_body
 from bus.wire.record import NOTICE_TYPE, Record
 
@@ -319,7 +319,10 @@ class Conversation:
             if state is None or (event.kind is EventKind.LATE and state == mailbox.at):
                 continue
             moved.append(mailbox)
-            self._overtake(mailbox, event, member, raiser)
+            if mailbox is not raiser:
+                mailbox.before.append((self.epoch - 1, [mailbox.at]))
+            mailbox.epoch = self.epoch
+            self.cast.overtake(mailbox, number, cut, is_raiser=mailbox is raiser)
             for scope, one, since in closed:
                 if self.cast.concerns(mailbox, one, number):
                     self._close_scope(mailbox, scope, one, since=since, keep=turn if mailbox is raiser else 0)
@@ -345,14 +348,6 @@ class Conversation:
         if self.calls.running:
             self.calls.keep(lambda one: self.cast.is_known_to_all(one, self.mailboxes))
         self._fire_due(moved, now)
-
-    def _overtake(self, mailbox: Mailbox, event: BusEvent, member: int, raiser: Mailbox | None) -> None:
-        """Note that the bus moved the role; what befalls one member leaves turns about the others as they are."""
-        if mailbox is not raiser:
-            mailbox.before.append((self.epoch - 1, [mailbox.at]))
-        mailbox.epoch = self.epoch
-        if member < 0 and event.kind is not EventKind.LATE:
-            mailbox.overtaken_at = self.epoch
 
     def _close_scope(self, mailbox: Mailbox, scope: int, member: int, *, since: int, keep: int) -> None:
         """Drop what belongs to the scope; an open turn that stands in it is revoked and settled (5).

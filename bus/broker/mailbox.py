@@ -26,6 +26,7 @@ class Mailbox:
     Attributes:
         at: The role's machine state after everything taken in and sent: what it may do *now*.
         overtaken_at: Epoch of the last bus event behind which nothing that was said before counts any more.
+        overtaken: member → the same of what was said to that member alone.
         before: (epoch, states) for each of the last bus events that moved the role, oldest first, to tell superseded
             from forbidden: where it stood just before, and where messages that came too late would have led it.
         leased: Deliveries that the session has, oldest first.
@@ -56,8 +57,8 @@ class Mailbox:
     __slots__ = (
         "agent", "answered", "at", "before", "commit_fence", "commits", "deadline", "early", "epoch", "fence",
         "history", "human", "involved", "keeper", "last_position", "leased", "machine", "not_before", "offered",
-        "overtaken_at", "queued", "remind_at", "reminders", "retries", "revoked_fence", "role", "said", "saved",
-        "scheduled_at", "session", "settled", "timer", "told_fence", "told_nobody", "unsettled", "waits",
+        "overtaken", "overtaken_at", "queued", "remind_at", "reminders", "retries", "revoked_fence", "role", "said",
+        "saved", "scheduled_at", "session", "settled", "timer", "told_fence", "told_nobody", "unsettled", "waits",
     )  # fmt: skip
 
     def __init__(self, machine: Machine, *, human: bool = False, windows: Iterable[int] = ()) -> None:
@@ -67,6 +68,7 @@ class Mailbox:
         self.at = machine.start
         self.epoch = 0
         self.overtaken_at = 0
+        self.overtaken: dict[int, int] = {}
         self.before: deque[tuple[int, list[int]]] = deque(maxlen=_REMEMBERED_STATES)
         self.leased: deque[Delivery] = deque()
         self.queued: deque[Delivery] = deque()

@@ -133,7 +133,7 @@ def check_commit(
             faults=faults,
         )  # fmt: skip
 
-    if sends and delivery.epoch < mailbox.overtaken_at:
+    if _is_overtaken(conversation, mailbox, delivery, sends):
         return check([], None), True
     refusal = check(sends, saved)
     waived = next((one.refusal for one in faults if one.refusal.code == "not-allowed"), None)
@@ -150,13 +150,21 @@ def check_commit(
     return refusal, False
 
 
+def _is_overtaken(conversation: Conversation, mailbox: Mailbox, delivery: Delivery, sends: list[Any]) -> bool:
+    """Return whether the bus has moved on behind *delivery* for somebody to whom the turn speaks."""
+    if not mailbox.overtaken:
+        return bool(sends) and delivery.epoch < mailbox.overtaken_at
+    cast = conversation.cast
+    return any(is_well_formed_send(send) and delivery.epoch < cast.overtaken_at(mailbox, send[2]) for send in sends)
+
+
 def find_late_move(conversation: Conversation, mailbox: Mailbox, type: int, address: int, epoch: int) -> Move | None:
     """Return the move of a message outside a turn, whose sender has seen *epoch*, or None where it may not be sent.
 
     What was meant for a step that a bus event has cut off is not taken for another that looks like it.
     """
     move = conversation.find_move(mailbox, type, address)
-    if move is None or epoch >= mailbox.overtaken_at or move.interrupt >= 0:
+    if move is None or epoch >= conversation.cast.overtaken_at(mailbox, address) or move.interrupt >= 0:
         return move
     return None if mailbox.allowed_before(type, address, epoch) else move
 

@@ -58,6 +58,7 @@ class Members:
                     for member in (-1,) if move.each == NO_EACH else self._copied_for(move.each):
                         self.address(address, move.each, member)
                         self.voice(machine.role, move.each, member)
+        self._meant = tuple(member for _, _, member in self.addresses)
 
     # -- who ------------------------------------------------------------------------------------------
 
@@ -149,6 +150,10 @@ class Members:
         roles = self.protocol.tables.addresses[address]
         players = [player for role in roles for player in self.whom(role, each, member)]
         return self.addresses.setdefault((tuple(players), each, member), len(self.addresses))
+
+    def meant(self, address: int) -> int:
+        """Return the member to whom, or about whom, is spoken at *address*; -1: none, or no such address."""
+        return self._meant[address] if 0 <= address < len(self._meant) else -1
 
     def voice(self, role: int, each: int, member: int) -> int:
         """Return who is heard where *role* speaks in *each* about *member*, or outside any."""
