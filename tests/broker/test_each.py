@@ -6,7 +6,7 @@ import pytest
 from desk import Desk
 from meeting import Meeting
 
-from bus.wire.record import Kind
+from bus.wire.record import Kind, Record
 
 CONTRACT_NET = (Path(__file__).parents[1] / "spec/data/contract-net.protocol.yaml").read_text(encoding="utf-8")
 POLL = """
@@ -288,3 +288,63 @@ def test_a_member_need_not_say_a_stream_that_ends_its_block() -> None:
     meeting.commit("ann", ask)
 
     assert meeting.peer("ann").refusals() == []
+
+
+# -- a bus event about one member ---------------------------------------------------------------------
+
+HEARING = """
+language: 1
+protocol: hearing
+version: 1.0.0
+roles: {chair: {}, witness: {many: 1..5}}
+messages: {Ready: {}, Ask: {}, Said: {}, Left: {}}
+outcomes: {heard: All witnesses were.}
+conversation:
+  - each: witness
+    do:
+      - witness -> chair: Ready
+      - loop: round
+        max: 2
+        do:
+          - loop: asking
+            max: 2
+            do:
+              - chair -> witness: Ask
+            else:
+              - witness -> chair: Said
+        else:
+          - witness -> chair: Left
+  - end: heard
+"""
+
+
+def hearing() -> tuple[Meeting, Record]:
+    """Ben was asked as often as may be, and has answered; the chair, in its turn on Ann's word, has not read that."""
+    meeting = Meeting(Desk(HEARING), "witness", ["ann", "ben"], "chair")
+    meeting.say("ann", "Ready")
+    meeting.say("ben", "Ready")
+    [ready, _] = meeting.chair.take(Kind.DELIVER)
+    meeting.say("chair", "Ask", "ben")
+    meeting.say("chair", "Ask", "ben")
+    meeting.say("ben", "Said")
+    return meeting, ready
+
+
+def test_what_is_said_to_a_member_behind_whom_the_bus_has_moved_on_is_superseded() -> None:
+    meeting, ready = hearing()
+    before = meeting.transcript()
+
+    meeting.commit("chair", ready, ("Ask", "ben"), settles=False)
+
+    assert meeting.chair.refusals() == []
+    assert meeting.transcript() == before
+    assert len(meeting.chair.notices("superseded")) == 1
+
+
+def test_what_befell_one_member_leaves_alone_what_is_said_to_another() -> None:
+    meeting, ready = hearing()
+    before = meeting.transcript()
+
+    meeting.commit("chair", ready, ("Ask", "ann"), settles=False)
+
+    assert meeting.transcript() == [*before, "Ask"]
