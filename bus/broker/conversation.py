@@ -113,6 +113,7 @@ class Conversation:
             self._enter(mailbox, mailbox.at, now)
             if mailbox.role != self.opener and mailbox.may_speak():
                 self._notify(mailbox, "opened", "opened", "", facts)
+        self._watch_scopes(now)
         self._fire_due(self.mailboxes, now)
 
     # -- what may happen ------------------------------------------------------------------------------
@@ -268,9 +269,12 @@ class Conversation:
             mailbox.start_timers(running, kept, self.tables.timers, now, self.default_within)
         elif timer != mailbox.timer or (timer >= 0 and not keeps_timer):
             mailbox.start_timer(timer, self.tables.timers, now, self.default_within)
-        if machine.scopes[state] is not machine.scopes[old] or not self.sequence:
-            inside = {scope for one in self.mailboxes for scope in one.machine.scopes[one.at]}
-            self.scopes.watch(inside, now, self.sequence)
+        if machine.scopes[state] is not machine.scopes[old]:
+            self._watch_scopes(now)
+
+    def _watch_scopes(self, now: float) -> None:
+        inside = {scope for one in self.mailboxes for scope in one.machine.scopes[one.at]}
+        self.scopes.watch(inside, now, self.sequence)
 
     # -- bus events -----------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ DELIVERY_TRANSITIONS = {
     (DeliveryState.DEAD, "discard"): DeliveryState.DISCARDED,
 }
 
+_EARLY = DeliveryState.EARLY  # found faster than through the class, once a message
+
 
 class Delivery:
     """One message or notice on its way to one role.
@@ -79,7 +81,7 @@ class Delivery:
         self.body = body
         self.trace = trace
         self.scopes = scopes
-        self.state = DeliveryState.EARLY
+        self.state = _EARLY
         self.state_after = 0
         self.n_followed = 0
         self.state_before = -1

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Container, Iterable
 from math import inf
 
-from bus.broker.delivery import Delivery, DeliveryState
+from bus.broker.delivery import DELIVERY_TRANSITIONS, Delivery, DeliveryState
 from bus.broker.registry import Session
 from bus.spec.tables import Machine, Timer
 
@@ -220,7 +220,7 @@ class Mailbox:
 
     def take_in(self, delivery: Delivery) -> None:
         """Give *delivery* the next position; the caller has stepped the machine."""
-        delivery.move("expect")
+        delivery.state = DELIVERY_TRANSITIONS[delivery.state, "expect"]
         self.last_position = delivery.position = self.last_position + 1
         delivery.state_after = self.at
         delivery.n_followed = len(self.said)
