@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bus.broker.conversation import Conversation
 from bus.broker.delivery import Delivery
-from bus.broker.entry import ASIDE, Entry
+from bus.broker.entry import ASIDE
 from bus.broker.mailbox import Mailbox
 
 
@@ -20,7 +20,7 @@ def pass_aside(
     conversation.watch.note(type, body)
     conversation.sequence = sequence = conversation.sequence + 1
     mailbox.involved = True
-    conversation.transcript.append(Entry(sequence, conversation.epoch, mailbox.role, type, address, body, ASIDE))
+    conversation.transcript.rows.append((sequence, conversation.epoch, mailbox.role, type, address, body, ASIDE))
     scopes = mailbox.machine.scopes[mailbox.at]
     for role in conversation.tables.addresses[address]:
         if role == mailbox.role:

@@ -15,7 +15,7 @@ from math import inf
 from bus.broker.calls import RunningCalls
 from bus.broker.cast import Cast
 from bus.broker.delivery import Delivery
-from bus.broker.entry import FAILED, Entry, Parent
+from bus.broker.entry import FAILED, Parent, Transcript
 from bus.broker.mailbox import Mailbox
 from bus.broker.registry import Session
 from bus.broker.scope_clock import ScopeClock
@@ -26,9 +26,6 @@ from bus.spec.protocol import Protocol
 from bus.spec.tables import EventKind, Move
 from bus.wire.codec import encode_body
 from bus.wire.record import NOTICE_TYPE, Record
-
-_NEW = tuple.__new__  # half the time of Entry(…), which is a Python function
-_TRANSCRIPT_ENTRIES = 10_000  # newest entries of a conversation that stay readable in memory
 
 
 class Conversation:
@@ -91,7 +88,7 @@ class Conversation:
         self.reason = ""
         self.seen = SeenIds()
         self.watch = Watch(protocol, mode)
-        self.transcript: deque[Entry] = deque(maxlen=_TRANSCRIPT_ENTRIES)
+        self.transcript = Transcript()
         self.touched: dict[Mailbox, None] = {}
         self.settled: list[tuple[Mailbox, int]] = []
         self.revoked: list[tuple[Mailbox, int]] = []
@@ -168,7 +165,7 @@ class Conversation:
             self.watch.note(type, body)
         self.sequence = sequence = self.sequence + 1
         mailbox.involved = True
-        self.transcript.append(_NEW(Entry, (sequence, self.epoch, mailbox.role, type, address, body, "")))
+        self.transcript.rows.append((sequence, self.epoch, mailbox.role, type, address, body, ""))
         if move.interrupt >= 0:
             message = Delivery(type, move.voice, sequence, message_id, body, trace)
             self.fire(
@@ -202,7 +199,7 @@ class Conversation:
         """End the conversation from outside its own steps: failed or canceled; undelivered messages are dropped."""
         self.epoch += 1
         self.sequence += 1
-        self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", f"{outcome}.end"))
+        self.transcript.rows.append((self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", f"{outcome}.end"))
         for mailbox in self.mailboxes:
             self._revoke(mailbox, mailbox.discard_all())
             mailbox.epoch = mailbox.overtaken_at = self.epoch
@@ -316,7 +313,7 @@ class Conversation:
         self.epoch += 1
         if message is None:
             self.sequence += 1
-            self.transcript.append(Entry(self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", event.name))
+            self.transcript.rows.append((self.sequence, self.epoch, -1, NOTICE_TYPE, -1, b"", event.name))
         moved: list[Mailbox] = []
         for mailbox in self.mailboxes:
             state = self.cast.after_event(mailbox, number, cut)

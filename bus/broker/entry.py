@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import NamedTuple
+
+_KEPT = 10_000  # newest entries of a conversation that stay readable in memory
 
 FAILED = "failed"
 CANCELED = "canceled"
@@ -31,3 +35,26 @@ class Entry(NamedTuple):
     address: int
     body: bytes
     event: str
+
+
+class Transcript:
+    """The newest entries of one conversation, oldest first.
+
+    Attributes:
+        rows: Their fields. Each message adds one here directly: an ``Entry`` takes four times as long to make, and
+            most are never read.
+    """
+
+    __slots__ = ("rows",)
+
+    def __init__(self) -> None:
+        self.rows: deque[tuple[int, int, int, int, int, bytes, str]] = deque(maxlen=_KEPT)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (Entry(*row) for row in self.rows)
+
+    def __getitem__(self, index: int) -> Entry:
+        return Entry(*self.rows[index])

@@ -184,7 +184,7 @@ def serve(address: str, state_folder: Path, settings: Settings, *, modes: Mappin
         raise
     server = Server(transport=transport, journal=journal, settings=settings, clock=MonotonicClock(), modes=modes)
     _stop_on_signals(server, wake)
-    _spare_the_collector()
+    spare_the_collector()
     _write_presence(presence, address=address, term=journal.term)
     log.info("broker.started", address=address, term=journal.term, n_batches=server.n_recovered)
     try:
@@ -224,7 +224,7 @@ def _stop_on_signals(server: Server, wake: Wake) -> None:
         signal.signal(one, on_signal)
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Keep what start-up made out of the garbage collector's sight, and have it look less often."""
     gc.collect()
     gc.freeze()
