@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bus.spec.automaton import closure
+from bus.spec.protocol import Delivery as DeliveryClass
 from bus.spec.protocol import Protocol
+from bus.spec.tables import Machine
 from bus.testing.arena import Fault, Tally
 from bus.testing.choices import Choices, shortened
 from bus.testing.executor import STEPS, Run
@@ -52,11 +55,22 @@ class Report:
             if self.protocol.played_by[role] != role:
                 continue  # a sub-role has its members' machine
             name = self.protocol.roles[machine.role].name
-            for state in range(len(machine.send)):
+            for state in sorted(self._steps_to(machine)):
                 is_passed = bool(machine.due[state]) and not machine.send[state] and not machine.receive[state]
                 if state not in reached and not is_passed:  # where only an end or max is due nobody ever rests
                     found.append((name, state, self._describe(machine.role, state)))
         return found
+
+    def _steps_to(self, machine: Machine) -> set[int]:
+        """Return the states to which the role can be led: at-most-once messages step nothing (RULES.md 4)."""
+        lossy = [one.delivery is DeliveryClass.AT_MOST_ONCE for one in self.protocol.messages]
+
+        def onward(state: int) -> list[int]:
+            sent = [move.next for (type, _), move in machine.send[state].items() if not lossy[type]]
+            taken = [move.next for (_, type), move in machine.receive[state].items() if not lossy[type]]
+            return [*sent, *taken, *machine.bus[state].values()]
+
+        return closure({machine.start}, onward)
 
     def _describe(self, role: int, state: int) -> str:
         protocol, machine = self.protocol, self.protocol.tables.machines[role]

@@ -125,6 +125,22 @@ def test_runs_reach_every_state_and_every_outcome_of_the_newsroom() -> None:
     assert report.unreached() == []
 
 
+def test_a_state_to_which_only_messages_that_may_be_lost_lead_is_not_awaited() -> None:
+    text = """
+language: 1
+protocol: lossy
+version: 1.0.0
+roles: {a: {}, b: {}}
+messages: {M: {delivery: at-most-once}, N: {}}
+conversation:
+  - a -> b: M*
+    max: 5
+  - a -> b: N
+"""
+
+    assert fuzz_protocol(compile_protocol(text), runs=50).unreached() == []
+
+
 def test_a_run_that_does_not_end_is_cut() -> None:
     text = TALK.replace("  - end: told", "  - loop: l\n    endless: true\n    do: [{a -> b: Ask}, {b -> a: Answer}]")
     protocol = compile_protocol(text)
