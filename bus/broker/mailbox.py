@@ -268,7 +268,6 @@ class Mailbox:
         for delivery in (*self.leased, *self.queued):
             if keep and delivery.position == keep:
                 delivery.scopes = ()
-                delivery.epoch = self.epoch
         self.early = [delivery for delivery in self.early if not self._dropped(delivery, scope, since)]
         self.leased = deque(delivery for delivery in self.leased if not self._dropped(delivery, scope, since))
         self.queued = deque(delivery for delivery in self.queued if not self._dropped(delivery, scope, since))

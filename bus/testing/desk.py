@@ -66,8 +66,8 @@ class Desk(Shape):
     def has_room(self, label: Label) -> bool:
         """Return whether the message would be taken at once rather than held."""
 
-    def miss(self, mailbox: Mailbox) -> None:
-        """Let the role's deadline pass."""
+    def miss(self, mailbox: Mailbox, timer: int) -> None:
+        """Let one of the role's deadlines pass."""
 
     def strike(self, event: int) -> None:
         """Let a scope's time be up, or a role be lost."""
@@ -181,9 +181,17 @@ class MonitorDesk:
 
     # -- mishaps -----------------------------------------------------------------------------------
 
-    def miss(self, mailbox: Mailbox) -> None:
-        """Let the role's deadline pass, as ``Broker`` does."""
+    def miss(self, mailbox: Mailbox, timer: int) -> None:
+        """Let one of the role's deadlines pass, as ``Broker`` does with the nearest."""
         conversation = self.conversation
+        if timer != mailbox.timer:  # it began so much earlier than the others
+            mailbox.timer = timer
+            mailbox.deadline, mailbox.remind_at, mailbox.retries = mailbox.waits[timer]
+        self._miss(conversation, mailbox)
+        self._serve()
+
+    @staticmethod
+    def _miss(conversation: Conversation, mailbox: Mailbox) -> None:
         timer = conversation.tables.timers[mailbox.timer]
         if mailbox.retries < timer.retry:
             conversation.retry(mailbox, 0.0)
@@ -193,7 +201,6 @@ class MonitorDesk:
             conversation.fire(timer.event, 0.0)
         else:
             conversation.close(FAILED, "a deadline passed", 0.0)
-        self._serve()
 
     def strike(self, event: int) -> None:
         """Let a scope's time be up, or a role be lost."""

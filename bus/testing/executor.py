@@ -8,6 +8,7 @@ the judge, and the two are compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from math import inf
 
 from bus.broker.delivery import DeliveryState
 from bus.broker.mailbox import Mailbox
@@ -152,12 +153,17 @@ class Run:
         """Let somebody be late; deadlines that only end the conversation pass more rarely than others."""
         conversation, choices = self.desk.conversation, self.choices
         timers = conversation.tables.timers
-        waiting = [one for one in conversation.mailboxes if one.timer != NO_TIMER and one.deadline < float("inf")]
-        late = [one for one in waiting if timers[one.timer].event != NO_EVENT]
+        waiting = [
+            (one, timer)
+            for one in conversation.mailboxes
+            for timer in one.waits or (one.timer,)
+            if timer != NO_TIMER and (one.waits[timer][0] if one.waits else one.deadline) < inf
+        ]
+        late = [(one, timer) for one, timer in waiting if timers[timer].event != NO_EVENT]
         if not late and choices.pick(8) == 0:
             late = waiting
         if late:
-            self.desk.miss(late[choices.pick(len(late))])
+            self.desk.miss(*late[choices.pick(len(late))])
         return bool(late)
 
     def _time_is_up(self) -> bool:

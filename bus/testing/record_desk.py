@@ -176,7 +176,7 @@ class RecordDesk:
 
     # -- mishaps -----------------------------------------------------------------------------------
 
-    def miss(self, mailbox: Mailbox) -> None:
+    def miss(self, mailbox: Mailbox, timer: int) -> None:
         """Let time pass up to the next deadline of any role or scope."""
         self.pass_until_due()
 

@@ -59,7 +59,7 @@ class Meeting:
         n = peer.number()
         listed = [
             [
-                f"{delivery[5]}.{index}.{who}".encode().ljust(16, b"."), self.desk.protocol.message_index(message),
+                f"{n}.{index}.{who}".encode().ljust(16, b"."), self.desk.protocol.message_index(message),
                 self.address(message, about, each), None, None, EMPTY,
             ]
             for index, (message, about) in enumerate(sends)

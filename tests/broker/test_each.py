@@ -348,3 +348,24 @@ def test_what_befell_one_member_leaves_alone_what_is_said_to_another() -> None:
     meeting.commit("chair", ready, ("Ask", "ann"), settles=False)
 
     assert meeting.transcript() == [*before, "Ask"]
+
+
+def test_who_interrupts_one_member_has_not_heard_by_that_what_befell_another() -> None:
+    ask = "          - chair -> voter: Ask\n"
+    text = ASIDE.replace(
+        ask, f"          - voter -> chair: Ready\n{ask}            within: 10s\n            else: []\n"
+    )
+    meeting = Meeting(Desk(text.replace("Stop: {}", "Stop: {}, Ready: {}")), "voter", ["ann", "ben"], "chair")
+    meeting.say("ann", "Ready")
+    meeting.say("ben", "Ready")
+    meeting.say("chair", "Ask", "ann")
+    meeting.desk.pass_time(11.0)
+    ready = meeting.chair.take(Kind.DELIVER)[-2]
+    meeting.commit("chair", ready, ("Stop", "ann"), settles=False)
+    ready[7] += 1  # the second commit of this turn
+
+    meeting.commit("chair", ready, ("Ask", "ben"), settles=False)
+
+    assert meeting.transcript()[-2:] == ["[Ask.else[ben]]", "Stop"]
+    assert meeting.chair.refusals() == []
+    assert len(meeting.chair.notices("superseded")) == 1
