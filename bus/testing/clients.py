@@ -61,11 +61,15 @@ class Clients:
 
     Args:
         absent: Roles that somebody else plays.
+
+    Attributes:
+        superseded: Roles of which a message came too late: what follows it in the same epoch does so too.
     """
 
     def __init__(self, arena: Arena | Hall, desk: Desk, choices: Choices, *, absent: Collection[int] = ()) -> None:
         self._arena = arena
         self._desk = desk
+        self.superseded: set[int] = set()
         self._choices = choices
         self._clients = [Client(machine.start) for machine in desk.conversation.tables.machines]
         self._present = [role for role in range(len(self._clients)) if role not in absent]
@@ -204,6 +208,7 @@ class Clients:
             text = f"{said} keeps to what its sender has seen and was refused: {self._desk.why_refused}"
             raise Fault("blamed", text)
         self._arena.tally.n_superseded += 1
+        self.superseded.add(role)
         is_current = self._clients[role].epoch == conversation.epoch and conversation.outcome is None
         if is_current and (role, label) not in self._arena.interrupts:
             raise Fault("superseded", f"{said} was superseded although its sender had seen every bus event")

@@ -61,7 +61,6 @@ class Run:
         self._place = self.arena.judge.begin()
         self._seen = 0
         self._raised: dict[int, int] = {}  # role → epoch in which it spoke last and a bus event came
-        self._superseded: set[int] = set()  # roles of which a message came too late: what follows it does so too
         self._before: dict[int, int] = {}  # epoch → the judge's place when it ended
         arena.tally.n_runs += 1
 
@@ -285,7 +284,7 @@ class Run:
         if answer is Answer.ACCEPTED or answer not in self._verdicts(role, label, epoch):
             raise Fault("wrong-verdict", f"{said} of epoch {epoch}, now {conversation.epoch}, was {answer}")
         if answer is Answer.SUPERSEDED:
-            self._superseded.add(role)
+            self._clients.superseded.add(role)
         listed = {(one.type, one.address) for one in allowed_moves(conversation, conversation.mailboxes[role])}
         if listed != allowed:
             raise Fault("allowed-list", f"the refusal of {said} lists {sorted(listed)}, not {sorted(allowed)}")
@@ -308,7 +307,7 @@ class Run:
             return (Answer.REFUSED, Answer.SUPERSEDED)
         if was_allowed:
             return (Answer.SUPERSEDED,)
-        return (Answer.REFUSED, Answer.SUPERSEDED) if role in self._superseded else (Answer.REFUSED,)
+        return (Answer.REFUSED, Answer.SUPERSEDED) if role in self._clients.superseded else (Answer.REFUSED,)
 
     def _fingerprint(self) -> tuple[object, ...]:
         conversation = self.desk.conversation

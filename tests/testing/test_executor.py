@@ -77,6 +77,14 @@ def test_random_protocols_that_are_accepted_hold_every_claim() -> None:
     assert [found for protocol in accepted(60) for found in findings(protocol, runs=60)] == []
 
 
+@pytest.mark.parametrize(("seed", "run"), [(2421, "0-91"), (3505, "0-51")])
+def test_what_follows_a_superseded_message_may_be_superseded_too(seed: int, run: str) -> None:
+    """Found by random execution: an interrupt crossed with a timeout, and the next message of its epoch was tried."""
+    outcome = Run(Arena(compile_protocol(random_protocol(seed))), Choices(run)).play()
+
+    assert outcome in ("kept", "enough")
+
+
 @pytest.mark.slow
 def test_the_corpus_holds_every_claim() -> None:
     assert [found for protocol in corpus() for found in findings(protocol, runs=10)] == []
