@@ -61,7 +61,8 @@ prove: $(READY)  ## play 2,000 random protocols 200 times each and say what came
 data: $(READY)  ## make specs/data again from its seeded grammar
 	@$(BIN)/python -m training_service.sections specs/data
 
-docs: $(READY)  ## write docs/protocols again from specs/; a test keeps them fresh
+docs: $(READY)  ## write docs/protocols and the schema of training files again from specs/; tests keep them fresh
+	@$(BIN)/python scripts/training_schema.py
 	@for spec in specs/*.protocol.yaml; do \
 		$(BIN)/palaver doc $$spec -o docs/protocols/$$(basename $$spec .protocol.yaml).md || exit 1; \
 	done

@@ -21,27 +21,25 @@ from pydantic import BaseModel
 from bus import Agent, Conversation, Ended, load_protocol
 from training_service.errors import TrainingError
 from training_service.event import (
+    Canceled,
     Checkpoint,
     Evaluated,
     Failed,
     GenerateRequest,
-    Metrics,
     Piece,
     Prepared,
     Progress,
-    Queued,
-    RunEvent,
-    Started,
     Trained,
+    refusal,
 )
+from training_service.message import artifact_message, quote_message, refused_message, run_message
 from training_service.request import Artifact, parse_request
 from training_service.worker import Worker
 
-RUN_REFUSALS = {code: code for code in ("bad-request", "no-such-base", "bad-data", "no-memory", "busy")}
 TEXT_REFUSALS = {
     code: code for code in ("bad-request", "no-such-base", "no-such-adapter", "no-memory", "busy", "internal")
 }
-"""Our errors' codes that message ``Refused`` of either protocol has a word for; a test compares."""
+"""Our errors' codes that message ``Refused`` of generation has a word for; a test compares."""
 
 Body: TypeAlias = Any  # classes that are made from a spec at run time: no type checker knows their fields
 
@@ -110,10 +108,10 @@ async def quote(order: Body, conversation: Conversation) -> BaseModel:
         request = parse_request(order.model_dump(by_alias=True))
         answer = await service.worker.prepare(request)
     except TrainingError as error:
-        return training.Refused(task_id=task_id, code=RUN_REFUSALS.get(error.code, "busy"), detail=str(error))
+        return refused_message(training, task_id, refusal(str(task_id), error))
     if not isinstance(answer, Prepared):
-        return training.Refused(task_id=task_id, code=RUN_REFUSALS.get(answer.code, "busy"), detail=answer.detail)
-    return quote_message(task_id, answer)
+        return refused_message(training, task_id, answer)
+    return quote_message(training, task_id, answer)
 
 
 @agent.on(training.Accept, training.Resume)
@@ -129,11 +127,11 @@ async def run(order: Body, conversation: Conversation) -> None:
             conversation.state["over"] = True
             if training.Started in conversation.allowed():  # it was over before anybody could be told of its start
                 await conversation.send(training.Started(task_id=task_id, run_id=str(task_id)))
-        message = run_message(task_id, event)
+        message = run_message(training, task_id, event)
         if message is None or type(message) not in conversation.allowed():
             continue  # it was told by an earlier attempt, or the protocol has no word for it
         if isinstance(event, Checkpoint | Evaluated):
-            kind, step = type(event).__name__, step_of(event)
+            kind, step = type(event).__name__, (event.metrics.step if isinstance(event, Checkpoint) else event.step)
             if step <= told[kind]:
                 continue
             told[kind] = step
@@ -152,15 +150,15 @@ async def forget(order: Body, _: Conversation) -> None:
 async def pause(order: Body, _: Conversation) -> BaseModel:
     """Stop the run at the end of its step and say where it will go on."""
     paused = await service.worker.pause(str(order.task_id))
-    return training.Paused(task_id=order.task_id, checkpoint=artifact_message(paused.checkpoint))
+    return training.Paused(task_id=order.task_id, checkpoint=artifact_message(training, paused.checkpoint))
 
 
 @agent.on(training.Cancel)
-async def cancel(order: Body, conversation: Conversation) -> BaseModel:
+async def cancel(order: Body, conversation: Conversation) -> BaseModel | None:
     """Stop the run for good."""
     conversation.state["over"] = True
     last = await _cancel(str(order.task_id))
-    return training.Canceled(task_id=order.task_id, last_checkpoint=None if last is None else artifact_message(last))
+    return run_message(training, order.task_id, Canceled(str(order.task_id), last))
 
 
 @agent.on(Ended)
@@ -221,84 +219,3 @@ async def generate(order: Body, conversation: Conversation) -> AsyncIterator[Bas
 @agent.on(generation.Cancel)
 async def stop_writing(_: Body, __: Conversation) -> None:
     """Nothing is left to do: the bus has ended the writing handler with its turn."""
-
-
-# -- values -------------------------------------------------------------------------------------------
-
-
-def run_message(task_id: UUID, event: RunEvent) -> BaseModel | None:
-    """Return *event* as the message that tells the client of it, or None where no message does."""
-    match event:
-        case Queued():
-            return training.Queued(task_id=task_id, position=event.position)
-        case Started():
-            return training.Started(task_id=task_id, run_id=event.run_id)
-        case Progress():
-            return training.Progress(
-                task_id=task_id,
-                metrics=metrics_message(event.metrics),
-                of_steps=event.of_steps,
-                seconds_left=event.seconds_left,
-                resumed_from_step=event.resumed_from_step,
-            )
-        case Checkpoint():
-            artifact, metrics = artifact_message(event.artifact), metrics_message(event.metrics)
-            return training.Checkpoint(task_id=task_id, artifact=artifact, metrics=metrics)
-        case Evaluated():
-            return training.Evaluated(task_id=task_id, step=event.step, loss=event.loss, metrics=event.metrics)
-        case Trained():
-            return training.Trained(
-                task_id=task_id,
-                artifact=artifact_message(event.artifact),
-                adapter=event.adapter,
-                metrics=metrics_message(event.metrics),
-                seconds=event.seconds,
-            )
-        case Failed():
-            last = event.last_checkpoint
-            return training.TrainFailed(
-                task_id=task_id,
-                code=event.code,
-                detail=event.detail,
-                last_checkpoint=None if last is None else artifact_message(last),
-                retryable=event.retryable,
-            )
-        case _:
-            return None  # Paused and Canceled answer the client's own messages, which have handlers of their own
-
-
-def quote_message(task_id: UUID, prepared: Prepared) -> BaseModel:
-    """Return the offer that *prepared* makes."""
-    audit, quoted = prepared.audit, prepared.quote
-    return training.Quote(
-        task_id=task_id,
-        audit=training.Audit(**{name: _listed(getattr(audit, name)) for name in training.Audit.model_fields}),
-        peak_memory_bytes=quoted.peak_memory_bytes,
-        steps=quoted.steps,
-        seconds=quoted.seconds,
-        device=quoted.device,
-    )
-
-
-def artifact_message(artifact: Artifact) -> BaseModel:
-    """Return *artifact* as the protocol has it."""
-    return training.Artifact(**artifact.model_dump())
-
-
-def metrics_message(metrics: Metrics) -> BaseModel:
-    """Return *metrics* as the protocol has them."""
-    return training.Metrics(
-        step=metrics.step,
-        loss=metrics.loss,
-        learning_rate=metrics.learning_rate,
-        tokens_per_second=metrics.tokens_per_second,
-    )
-
-
-def step_of(event: Checkpoint | Evaluated) -> int:
-    """Return the step that *event* speaks of."""
-    return event.metrics.step if isinstance(event, Checkpoint) else event.step
-
-
-def _listed(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value

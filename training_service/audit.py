@@ -18,17 +18,19 @@ def audit(dataset: Dataset, evaluation: Dataset | None, tokenizer: ChatTokenizer
     facts = {
         "rows_masked": sum(not example.n_trained for example in examples),
         "rows_truncated": sum(example.truncated for example in examples),
+        "rows_duplicated": len(examples) - len({example.tokens for example in examples}),
         "rows_shared_with_evaluation": sum(example.tokens in held_out for example in examples),
     }
     double_bos = begin is not None and any(example.tokens[:2] == (begin, begin) for example in examples)
     pad_is_eos = pad is not None and pad in stop_ids
     stops = all(_trains_stop(example, stop_ids) for example in dataset.usable if not example.truncated)
     n_trained = sum(example.n_trained for example in examples)
+    notes = [_NOTES[name].format(facts[name]) for name in _NOTES if facts[name]]
     warnings = [text.format(facts[name]) for name, text in _WARNINGS.items() if facts[name]]
     if double_bos:
         warnings.append("rows begin with two <bos>: the rows hold one and the template adds another")
     if pad_is_eos:
-        warnings.append("the padding token is a stop token; padding is masked by position here, other tools may not")
+        notes.append("the padding token is a stop token; padding is masked by position here, other tools may not")
     if not stops:
         warnings.append("some row does not train the token that ends a turn: the model may not learn to stop")
     return Audit(
@@ -39,10 +41,13 @@ def audit(dataset: Dataset, evaluation: Dataset | None, tokenizer: ChatTokenizer
         pad_is_eos=pad_is_eos,
         stop_token_trained=stops,
         first_example=show_example(examples[0], tokenizer),
+        notes=tuple(notes),
         warnings=tuple(warnings),
         **facts,
     )
 
+
+_NOTES = {"rows_duplicated": "{} rows stand in the file more than once"}
 
 _WARNINGS = {
     "rows_masked": "{} rows train nothing and are left out",

@@ -274,7 +274,9 @@ class Desk:
         self._share.charge(task_id, max(1, run.tokens - tokens))
         if reports and isinstance(reports[-1], Trained):
             self._drop(task_id)
-            log.info("run.finished", task_id=task_id, adapter=reports[-1].adapter, seconds=reports[-1].seconds)
+            log.info(
+                "run.finished", task_id=task_id, adapter=reports[-1].adapter, seconds=round(reports[-1].used.seconds, 1)
+            )
         for report in reports:
             self._report(report)
 

@@ -6,6 +6,7 @@
     ├── RequestInvalid     bad-request      the order itself is wrong; nothing was started
     ├── NoSuchBase         no-such-base     the base model cannot be found or loaded
     ├── DataError          bad-data         a dataset cannot be used; the text names file:line
+    ├── WarningsFound      warnings         the audit found what usually means wrong labels
     ├── NoMemory           no-memory        the quote is above what the machine has
     ├── NoSuchAdapter      no-such-adapter  a name or version is not in the registry
     ├── NoSuchRun          no-such-run      a task id was never prepared here
@@ -43,6 +44,12 @@ class DataError(TrainingError):
     """Raised when a dataset cannot be used; the text names file and line."""
 
     code = "bad-data"
+
+
+class WarningsFound(TrainingError):
+    """Raised when the audit warns and the order does not accept warnings; the text lists them."""
+
+    code = "warnings"
 
 
 class NoMemory(TrainingError):
@@ -98,7 +105,7 @@ class ExactnessBroken(TrainingError):
 BY_CODE: dict[str, type[TrainingError]] = {
     one.code: one
     for one in (
-        TrainingError, RequestInvalid, NoSuchBase, DataError, NoMemory, NoSuchAdapter, NoSuchRun,
+        TrainingError, RequestInvalid, NoSuchBase, DataError, WarningsFound, NoMemory, NoSuchAdapter, NoSuchRun,
         OutOfMemory, NanLoss, DiskFull, Lost,
     )
 }  # fmt: skip

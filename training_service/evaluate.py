@@ -15,7 +15,7 @@ BATCH_ROWS = 32
 
 
 @dataclass(slots=True)
-class Score:
+class Tally:
     """What has been found so far."""
 
     loss_sum: float = 0.0
@@ -35,8 +35,8 @@ class Score:
         return {"exact_match": self.n_right / self.n_answered, "rows": float(self.n_answered)}
 
 
-def score_rows(model: PreTrainedModel, base: Base, dataset: Dataset, score: Score) -> Iterator[None]:
-    """Add every usable row of *dataset* to *score*; stops after each batch, so that others get their turn.
+def score_rows(model: PreTrainedModel, base: Base, dataset: Dataset, tally: Tally) -> Iterator[None]:
+    """Add every usable row of *dataset* to *tally*; stops after each batch, so that others get their turn.
 
     An answer is right when its text is the expected one, apart from blanks around it. Whoever shares the model
     sees to it that the right adapter is active at each ``next``.
@@ -44,16 +44,16 @@ def score_rows(model: PreTrainedModel, base: Base, dataset: Dataset, score: Scor
     rows = sorted(dataset.usable, key=lambda row: len(row.tokens))
     for start in range(0, len(rows), BATCH_ROWS):
         part = rows[start : start + BATCH_ROWS]
-        _score_part(model, base, part, score)
+        _score_part(model, base, part, tally)
         yield
 
 
-def _score_part(model: PreTrainedModel, base: Base, part: Sequence[Example], score: Score) -> None:
+def _score_part(model: PreTrainedModel, base: Base, part: Sequence[Example], tally: Tally) -> None:
     model.eval()
     with torch.no_grad():
         batch = collate(part, pad_id=base.pad_id, device=base.device)
-        score.loss_sum += loss_sum(model, batch).item()
-    score.n_targets += sum(row.n_trained for row in part)
+        tally.loss_sum += loss_sum(model, batch).item()
+    tally.n_targets += sum(row.n_trained for row in part)
     asked = [cut for cut in (last_answer(row) for row in part) if cut is not None]
     if not asked:
         return
@@ -64,9 +64,9 @@ def _score_part(model: PreTrainedModel, base: Base, part: Sequence[Example], sco
         stop_ids=base.stop_ids,
         pad_id=base.pad_id,
     )
-    score.n_answered += len(asked)
+    tally.n_answered += len(asked)
     for (_, expected), answer in zip(asked, answers, strict=True):
-        score.n_right += _text(base, expected) == _text(base, answer)
+        tally.n_right += _text(base, expected) == _text(base, answer)
 
 
 def last_answer(row: Example) -> tuple[Sequence[int], Sequence[int]] | None:

@@ -7,6 +7,7 @@ Loads no model library; both ends of the pipe import it. ``RunEvent`` and ``Spee
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,7 +17,7 @@ from training_service.request import Artifact
 
 Json: TypeAlias = dict[str, object]
 
-REFUSAL_CODES = frozenset({"bad-request", "no-such-base", "bad-data", "no-memory", "busy"})
+REFUSAL_CODES = frozenset({"bad-request", "no-such-base", "bad-data", "warnings", "no-memory", "busy"})
 """Codes of message ``Refused``; an error before the start that is none of them is ``busy``."""
 
 FAILURE_CODES = frozenset({"out-of-memory", "nan-loss", "bad-data", "disk-full", "lost", "internal"})
@@ -25,12 +26,36 @@ FAILURE_CODES = frozenset({"out-of-memory", "nan-loss", "bad-data", "disk-full",
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """How one optimizer step went; *loss* is the mean over the trained tokens of the whole step."""
+    """How one optimizer step went; *loss* is the mean over the trained tokens (DPO: the pairs) of the whole step.
+
+    *gradient_norm* is the one before clipping.
+    """
 
     step: int
     loss: float
     learning_rate: float
     tokens_per_second: float | None = None
+    gradient_norm: float | None = None
+
+
+class Variant(StrEnum):
+    """Which model answered the held-out rows."""
+
+    BASE = "base"
+    SYSTEM_PROMPT = "system-prompt"
+    TUNED = "tuned"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How one variant of the model does on the held-out rows: the mean *loss* of a trained token.
+
+    *metrics* holds ``exact_match`` and ``rows`` where the rows ask for an answer.
+    """
+
+    variant: Variant
+    loss: float
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +67,38 @@ class Audit:
     trained_tokens: int
     rows_masked: int
     rows_truncated: int
+    rows_duplicated: int
     rows_shared_with_evaluation: int
     double_bos: bool
     pad_is_eos: bool
     stop_token_trained: bool
     first_example: str
+    notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a run will need, measured by one dry step."""
+    """What a run will need, measured by one dry step.
+
+    *disk_bytes* is what its checkpoints and its result take at most at a time.
+    """
 
     peak_memory_bytes: int
+    disk_bytes: int
     steps: int
     seconds: float
     device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a run took, beside what was quoted."""
+
+    peak_memory_bytes: int
+    seconds: float
+    quoted_peak_memory_bytes: int
+    quoted_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +112,12 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The order cannot be carried out; *code* is one of ``REFUSAL_CODES``."""
+    """The order cannot be carried out; *code* is one of ``REFUSAL_CODES``. The *audit* where the data could be read."""
 
     task_id: str
     code: str
     detail: str
+    audit: Audit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +160,15 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The held-out rows were answered: ``exact_match`` and ``rows`` are among *metrics*."""
+    """The held-out rows were answered by each variant, side by side; before the first step without the tuned one."""
 
     task_id: str
     step: int
-    loss: float
-    metrics: dict[str, float]
+    scores: tuple[Score, ...]
+
+    def score(self, variant: Variant) -> Score | None:
+        """Return the score of *variant*, or None where it was not evaluated."""
+        return next((one for one in self.scores if one.variant == variant), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +179,7 @@ class Trained:
     artifact: Artifact
     adapter: str | None
     metrics: Metrics
-    seconds: float
+    used: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +191,18 @@ class Failed:
     detail: str
     last_checkpoint: Artifact | None
     retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The run left its slot and waits: its owner paused it beside the conversation, or one of higher priority came.
+
+    ``Started`` follows when it goes on from *checkpoint*. *reason* is ``owner`` or ``priority``.
+    """
+
+    task_id: str
+    reason: str
+    checkpoint: Artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +221,15 @@ class Canceled:
     last_checkpoint: Artifact | None
 
 
-def refusal(task_id: str, error: TrainingError) -> Refused:
-    """Return the answer that *error* makes of an order."""
+def refusal(task_id: str, error: TrainingError, audit: Audit | None = None) -> Refused:
+    """Return the answer that *error* makes of an order; *audit* is what was found before."""
     code = "no-memory" if error.code == "out-of-memory" else error.code
-    return Refused(task_id, code if code in REFUSAL_CODES else "busy", str(error))
+    return Refused(task_id, code if code in REFUSAL_CODES else "busy", str(error), audit)
 
 
-RunEvent: TypeAlias = Queued | Started | Progress | Checkpoint | Evaluated | Trained | Failed | Paused | Canceled
+RunEvent: TypeAlias = (
+    Queued | Started | Progress | Checkpoint | Evaluated | Suspended | Trained | Failed | Paused | Canceled
+)
 RUN_ENDS = (Trained, Failed, Paused, Canceled)
 """After one of these nothing more comes from ``Worker.run``."""
 
@@ -245,8 +304,8 @@ class RunSummary:
 Speech: TypeAlias = Piece | Generated
 Report: TypeAlias = Prepared | Refused | RunEvent | Piece | Generated | GenerateFailed
 REPORTS = (
-    Prepared, Refused, Queued, Started, Progress, Checkpoint, Evaluated, Trained, Failed, Paused, Canceled,
-    Piece, Generated, GenerateFailed,
+    Prepared, Refused, Queued, Started, Progress, Checkpoint, Evaluated, Suspended, Trained, Failed, Paused,
+    Canceled, Piece, Generated, GenerateFailed,
 )  # fmt: skip
 _BY_NAME: dict[str, TypeAdapter[Report]] = {one.__name__: TypeAdapter(one) for one in REPORTS}
 _GENERATE = TypeAdapter(GenerateRequest)
@@ -254,8 +313,9 @@ _GENERATE = TypeAdapter(GenerateRequest)
 
 def report_to_json(report: Report) -> Json:
     """Return *report* as plain data with its class name under ``kind``."""
-    body = {key: value.model_dump() if isinstance(value, Artifact) else value for key, value in _fields(report)}
-    return {"kind": type(report).__name__, **body}
+    name = type(report).__name__
+    body: Json = _BY_NAME[name].dump_python(report, mode="json")
+    return {"kind": name, **body}
 
 
 def report_from_json(data: Json) -> Report:
@@ -287,11 +347,3 @@ def generate_from_json(data: object) -> GenerateRequest:
         return _GENERATE.validate_python(data)
     except ValidationError as error:
         raise RequestInvalid(f"expected an order for a text: {error}") from error
-
-
-def _fields(report: Report) -> list[tuple[str, object]]:
-    values: list[tuple[str, object]] = []
-    for name in type(report).__dataclass_fields__:
-        value = getattr(report, name)
-        values.append((name, asdict(value) if isinstance(value, Metrics | Audit | Quote) else value))
-    return values

@@ -19,6 +19,9 @@ MEMORY = Path("/proc/meminfo")
 MOMENT_COPIES = len(MOMENTS) - 1
 """AdamW's two moments, each as large as the weights; the third is a number."""
 
+DISK_COPIES = 3 * (MOMENT_COPIES + 1) + 1
+"""Three checkpoints at a time, of weights and moments, while the newest is written; and the result."""
+
 LONG_STEP = 5.0
 """Seconds; a first pass that took longer is not done again for a better clock."""
 
@@ -49,6 +52,7 @@ def measure(steps: Steps, *, n_evaluation: int, device: torch.device) -> Quote:
     n_batches = 2 * n_evaluation / max(1, len(first))
     return Quote(
         peak_memory_bytes=peak + MOMENT_COPIES * trained,
+        disk_bytes=DISK_COPIES * trained,
         steps=plan.steps,
         seconds=seconds * (plan.steps + n_batches),
         device=str(device),

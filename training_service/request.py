@@ -96,16 +96,36 @@ class Artifact(_Order):
 
 
 class Lora(_Order):
-    """How an adapter is made."""
+    """How an adapter is made; *init* is any that PEFT knows, of which those that change the base are refused."""
 
     rank: int = Field(default=16, ge=1, le=512)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, le=0.9)
     targets: tuple[str, ...] = Field(default=("all-linear",), min_length=1, strict=False)
+    rslora: bool = False
+    dora: bool = False
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora", "corda", "loftq", "eva"] = "default"
+
+
+class Dpo(_Order):
+    """Direct preference optimization (arXiv 2305.18290); *label_smoothing* is the share of labels taken as wrong."""
+
+    beta: float = Field(default=0.1, ge=0, le=10)
+    label_smoothing: float = Field(default=0.0, ge=0, le=0.5)
+
+
+class EarlyStopping(_Order):
+    """End the steps when the held-out loss has not fallen by *min_delta* in *patience* evaluations in a row."""
+
+    patience: int = Field(default=3, ge=1)
+    min_delta: float = Field(default=0.0, ge=0)
 
 
 class TrainingRequest(_Order):
-    """One order; field for field the message ``TrainRequest`` of ``specs/training.protocol.yaml``."""
+    """One order; field for field the message ``TrainRequest`` of ``specs/training.protocol.yaml``.
+
+    What each field means stands there.
+    """
 
     task_id: TaskId
     base: str = Field(min_length=1)
@@ -113,19 +133,55 @@ class TrainingRequest(_Order):
     lora: Lora | None = None
     dataset: Artifact
     evaluation: Artifact | None = None
+    evaluation_share: float = Field(default=0.0, ge=0, le=0.5)
+    evaluate_every: int | None = Field(default=None, ge=1)
+    early_stopping: EarlyStopping | None = None
+    system_prompt: str | None = Field(default=None, max_length=20_000)
+    objective: Literal["sft", "dpo"] = "sft"
+    dpo: Dpo | None = None
+    train_on: Literal["assistant", "all"] = "assistant"
+    freeze: tuple[str, ...] = Field(default=(), max_length=64, strict=False)
     max_steps: int | None = Field(default=None, ge=1)
     epochs: float = Field(default=1.0, ge=0, le=100)
     batch_rows: int = Field(default=4, ge=1)
+    micro_rows: int | None = Field(default=None, ge=1)
+    packing: bool = False
+    max_tokens: int | None = Field(default=None, ge=2)
     learning_rate: float = Field(default=2e-4, ge=0, le=1)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
+    max_norm: float = Field(default=1.0, ge=0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    processes: int = Field(default=1, ge=1, le=64)
+    sharding: Literal["ddp", "fsdp"] = "ddp"
     seed: int = 0
     checkpoint_every: int | None = Field(default=None, ge=1)
     adapter: AdapterName | None = None
+    priority: int = Field(default=5, ge=0, le=9)
+    owner_key: str | None = Field(default=None, min_length=16, max_length=200, repr=False)
+    accept_warnings: bool = False
+    tensorboard: bool = False
 
     @model_validator(mode="after")
-    def _lora_needs_its_method(self) -> "TrainingRequest":
+    def _parts_belong_together(self) -> "TrainingRequest":
         if self.method != "lora" and self.lora is not None:
             raise ValueError(f"expected no 'lora' with method {self.method!r}; leave it out or write method: lora")
+        if self.objective != "dpo" and self.dpo is not None:
+            raise ValueError(
+                f"expected no 'dpo' with objective {self.objective!r}; leave it out or write objective: dpo"
+            )
+        if self.method != "full" and self.processes > 1:
+            raise ValueError(
+                f"expected processes: 1 with method {self.method!r}, got {self.processes}; write method: full"
+            )
+        if self.evaluation is not None and self.evaluation_share:
+            raise ValueError("expected either 'evaluation' or 'evaluation_share', got both; leave one out")
+        if self.evaluation is None and not self.evaluation_share:
+            for name in ("early_stopping", "evaluate_every"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"expected held-out rows with {name!r}; give 'evaluation' or 'evaluation_share'")
         if self.epochs == 0 and self.max_steps is None:
             raise ValueError("expected at least one step, got epochs 0 without max_steps")
         if not -(2**63) <= self.seed < 2**63:

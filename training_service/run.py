@@ -14,8 +14,20 @@ from training_service.artifact import remove
 from training_service.bench import Bench
 from training_service.checkpoint import library_versions, restore_checkpoint, write_checkpoint
 from training_service.errors import ArtifactDamaged
-from training_service.evaluate import Score, score_rows
-from training_service.event import Checkpoint, Evaluated, Metrics, Progress, RunEvent, Started, Trained
+from training_service.evaluate import Tally, score_rows
+from training_service.event import (
+    Checkpoint,
+    Evaluated,
+    Metrics,
+    Progress,
+    RunEvent,
+    Score,
+    Started,
+    Trained,
+    Usage,
+    Variant,
+)
+from training_service.quote import peak_bytes
 from training_service.record import RunRecord, RunState, save_record
 from training_service.request import Artifact
 from training_service.result import publish_result
@@ -168,11 +180,12 @@ class Run:
         bench = self._bench
         if bench.evaluation is None:
             return
-        score = Score()
-        for _ in score_rows(bench.base.model, bench.base, bench.evaluation, score):
+        tally = Tally()
+        for _ in score_rows(bench.base.model, bench.base, bench.evaluation, tally):
             yield []
-        yield [Evaluated(self.record.task_id, self.step, score.loss, score.metrics())]
-        self._scores = score.metrics() | {"evaluation_loss": score.loss}
+        variant = Variant.TUNED if self.step else Variant.BASE
+        yield [Evaluated(self.record.task_id, self.step, (Score(variant, tally.loss, tally.metrics()),))]
+        self._scores = tally.metrics() | {"evaluation_loss": tally.loss}
 
     def _finish(self) -> Trained:
         bench, record = self._bench, self.record
@@ -194,6 +207,8 @@ class Run:
                 conversation_id=record.conversation_id,
             ),
         )
-        trained = Trained(record.task_id, artifact, adapter.label, metrics, self._seconds)
+        quote = record.prepared.quote
+        used = Usage(peak_bytes(bench.base.device), self._seconds, quote.peak_memory_bytes, quote.seconds)
+        trained = Trained(record.task_id, artifact, adapter.label, metrics, used)
         self._keep(state=RunState.TRAINED, ended=trained, seconds=self._seconds)
         return trained

@@ -222,8 +222,11 @@ def note_run(story: Story, speech: Speech) -> None:
     facts = speech.facts
     if speech.type == "Checkpoint":
         story.losses.append(facts["metrics"]["loss"])
-    if speech.type == "Evaluated" and "exact_match" in facts["metrics"]:
-        story.exact_match.append(facts["metrics"]["exact_match"])
+    if speech.type == "Evaluated":
+        by_variant = {one["variant"]: one["metrics"] for one in facts["scores"]}
+        matched = by_variant.get("tuned", by_variant.get("base", {})).get("exact_match")
+        if matched is not None:
+            story.exact_match.append(matched)
     elif speech.type == "Trained":
         story.adapter = facts.get("adapter")
 

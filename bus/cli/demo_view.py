@@ -66,12 +66,10 @@ def narrate(speech: Speech) -> str:
                 f"about {facts['seconds']:.0f} s and {memory:.0f} MB on {facts['device']}"
             )
         case "Evaluated":
-            matched = facts["metrics"].get("exact_match")
-            rate = "" if matched is None else f", {matched:.0%} of the held-out digests filed right"
-            return f"Evaluated at step {facts['step']}: loss {facts['loss']:.3f}{rate}"
+            return f"Evaluated at step {facts['step']}: " + "; ".join(_score(one) for one in facts["scores"])
         case "Trained":
             name = facts.get("adapter")
-            return f"Trained in {facts['seconds']:.0f} s" + (f": adapter {name}" if name else "")
+            return f"Trained in {facts['used']['seconds']:.0f} s" + (f": adapter {name}" if name else "")
         case "Refused" | "TrainFailed":
             return f"{speech.type}: {facts['code']}: {facts['detail']}"
         case _:
@@ -161,3 +159,9 @@ class DemoView:
     def _print(self, markup: str) -> None:
         # Plain output is not wrapped: whoever reads it line by line shall find one line for one thing.
         self._console.print(markup, highlight=False, soft_wrap=not self._console.is_terminal)
+
+
+def _score(score: dict[str, Any]) -> str:
+    matched = score["metrics"].get("exact_match")
+    rate = "" if matched is None else f", {matched:.0%} of the held-out digests filed right"
+    return f"{score['variant']} loss {score['loss']:.3f}{rate}"

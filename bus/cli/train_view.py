@@ -14,6 +14,13 @@ from bus.spec.protocol import Protocol
 _LINE_EVERY = 10  # share of a run after which progress becomes a line where there is no terminal: a tenth
 
 
+_VARIANTS = {
+    "base": "the base alone",
+    "system-prompt": "with a system prompt",
+    "tuned": "tuned",
+}
+
+
 class TrainView:
     """Shows the messages of one run; a context manager, because the bar must end with it."""
 
@@ -66,6 +73,8 @@ class TrainView:
         ):
             if audit[key]:
                 self._line(f"  {audit[key]} {text}", "yellow")
+        for note in audit["notes"]:
+            self._line(f"  {note}")
         for warning in audit["warnings"]:
             self._line(f"  {warning}", "yellow")
         self._line("  the first row, trained parts marked:")
@@ -102,14 +111,20 @@ class TrainView:
             self._line(f"step {metrics['step']}/{of_steps}: {', '.join(words)}")
 
     def _show_evaluated(self, fields: dict[str, Any]) -> None:
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in fields["metrics"].items())
-        self._line(
-            f"evaluated at step {fields['step']}: loss {fields['loss']:.4f}" + (f", {metrics}" if metrics else "")
-        )
+        self._line(f"evaluated at step {fields['step']}")
+        for score in fields["scores"]:
+            metrics = "".join(f", {name} {value:.4g}" for name, value in score["metrics"].items())
+            self._line(f"  {_VARIANTS[score['variant']]:<24}loss {score['loss']:.4f}{metrics}")
 
     def _show_trained(self, fields: dict[str, Any]) -> None:
         self._end_bar(complete=True)
-        self._line(f"trained in {show_seconds(fields['seconds'])}, loss {fields['metrics']['loss']:.4f}", "green")
+        used = fields["used"]
+        self._line(f"trained in {show_seconds(used['seconds'])}, loss {fields['metrics']['loss']:.4f}", "green")
+        self._line(
+            f"  used {used['peak_memory_bytes'] / 2**20:,.0f} MiB at most; quoted were "
+            f"{show_seconds(used['quoted_seconds'])} and {used['quoted_peak_memory_bytes'] / 2**20:,.0f} MiB",
+            "dim",
+        )
         if fields.get("adapter"):
             self._line(
                 f"registered as {fields['adapter']}: palaver generate PROMPT --adapter {fields['adapter']}", "green"

@@ -81,11 +81,18 @@ def trainer(orders: list[Any], *, quotes: bool = True, fails: bool = False) -> A
         orders.append(order)
         if quotes:
             audit = training.Audit(
-                rows=1, tokens=9, trained_tokens=2, rows_masked=0, rows_truncated=0, rows_shared_with_evaluation=0,
-                double_bos=False, pad_is_eos=False, stop_token_trained=True, first_example="", warnings=[],
+                rows=1, tokens=9, trained_tokens=2, rows_masked=0, rows_truncated=0, rows_duplicated=0,
+                rows_shared_with_evaluation=0, double_bos=False, pad_is_eos=False, stop_token_trained=True,
+                first_example="", notes=[], warnings=[],
             )  # fmt: skip
             return training.Quote(
-                task_id=order.task_id, audit=audit, peak_memory_bytes=1, steps=2, seconds=0.1, device="cpu"
+                task_id=order.task_id,
+                audit=audit,
+                peak_memory_bytes=1,
+                disk_bytes=1,
+                steps=2,
+                seconds=0.1,
+                device="cpu",
             )
         return training.Refused(task_id=order.task_id, code="no-memory", detail="too large")
 
@@ -99,7 +106,7 @@ def trainer(orders: list[Any], *, quotes: bool = True, fails: bool = False) -> A
             artifact=training.Artifact(uri="file:///nowhere", sha256="0" * 64, size=0),
             adapter="sections@1",
             metrics=training.Metrics(step=2, loss=0.1, learning_rate=0.1),
-            seconds=0.1,
+            used=training.Usage(peak_memory_bytes=1, seconds=0.1, quoted_peak_memory_bytes=1, quoted_seconds=0.1),
         )
         return [*begun, done]
 

@@ -65,9 +65,17 @@ def test_a_story_is_read_off_its_messages() -> None:
 def test_accuracy_and_losses_are_read_off_the_runs_messages() -> None:
     story = Story("a topic")
     for type, facts in [
-        ("Evaluated", {"metrics": {"exact_match": 0.0}}),
+        ("Evaluated", {"scores": [{"variant": "base", "metrics": {"exact_match": 0.0}}]}),
         ("Checkpoint", {"metrics": {"loss": 2.0}}),
-        ("Evaluated", {"metrics": {"exact_match": 0.97}}),
+        (
+            "Evaluated",
+            {
+                "scores": [
+                    {"variant": "base", "metrics": {"exact_match": 0.0}},
+                    {"variant": "tuned", "metrics": {"exact_match": 0.97}},
+                ]
+            },
+        ),
         ("Trained", {"metrics": {"loss": 0.5}, "adapter": "sections@1"}),
     ]:
         note_run(story, Speech("a", ("b",), type, facts))

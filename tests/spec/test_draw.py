@@ -128,7 +128,7 @@ def test_what_cuts_a_scope_short_leaves_its_box_once():
 
     assert drawn.count("!Cancel to trainer") == 1
     assert drawn.count("(run.timeout)") == 1
-    assert "    scope1 --> s16: !Pause to trainer\n" in drawn
+    assert "    scope1 --> s18: !Pause to trainer\n" in drawn
 
 
 def test_an_interrupt_that_a_role_receives_is_shown_as_the_message():

@@ -23,6 +23,7 @@ from training_service.artifact import (
 )
 from training_service.errors import (
     ArtifactDamaged,
+    DataError,
     DiskFull,
     ExactnessBroken,
     NoSuchAdapter,
@@ -40,6 +41,12 @@ from training_service.event import (
     Progress,
     Quote,
     Report,
+    Score,
+    Suspended,
+    Trained,
+    Usage,
+    Variant,
+    refusal,
     report_from_json,
     report_to_json,
 )
@@ -190,8 +197,8 @@ def test_unknown_adapter_is_refused_with_what_there_is(reference: str, said: str
 def new_record(state: RunState = RunState.PREPARED) -> RunRecord:
     dataset = Artifact(uri="file:///d", sha256="4" * 64, size=1, media_type="application/jsonl")
     request = TrainingRequest(task_id=TASK, base="tiny", method="lora", dataset=dataset)
-    found = Audit(1, 2, 1, 0, 0, 0, False, False, True, "x", ("one",))
-    return RunRecord(request, state, Prepared(TASK, found, Quote(1, 2, 3.0, "cpu")), "3" * 64)
+    found = Audit(1, 2, 1, 0, 0, 0, 0, False, False, True, "x", (), ("one",))
+    return RunRecord(request, state, Prepared(TASK, found, Quote(1, 2, 3, 4.0, "cpu")), "3" * 64)
 
 
 def test_record_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -232,7 +239,10 @@ def test_broken_record_is_refused_by_its_path(tmp_path: Path) -> None:
         new_record().prepared,
         Progress(TASK, Metrics(1, 2.5, 1e-3, None), 10, 3.5, 4),
         Checkpoint(TASK, SOME, Metrics(1, 2.5, 1e-3)),
-        Evaluated(TASK, 3, 0.5, {"exact_match": 1.0}),
+        Evaluated(TASK, 3, (Score(Variant.TUNED, 0.5, {"exact_match": 1.0}),)),
+        refusal(TASK, DataError("no row"), new_record().prepared.audit),
+        Suspended(TASK, "priority", SOME),
+        Trained(TASK, SOME, "a@1", Metrics(1, 2.5, 1e-3), Usage(1, 2.0, 3, 4.0)),
         Failed(TASK, "lost", "ü", None, retryable=True),
     ],
 )

@@ -188,7 +188,8 @@ def test_audit_finds_what_usually_means_wrong_labels(base: Base, tmp_path: Path)
     assert found.double_bos
     assert found.pad_is_eos
     assert found.stop_token_trained
-    assert len(found.warnings) == 5
+    assert found.rows_duplicated == 1
+    assert (len(found.notes), len(found.warnings)) == (2, 4)
     assert found.first_example.endswith("▌b<end_of_turn>·\n")
 
 

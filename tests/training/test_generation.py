@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from training_service.data import Dataset, load_dataset
 from training_service.errors import NoSuchBase, RequestInvalid
-from training_service.evaluate import Score, last_answer, score_rows
+from training_service.evaluate import Tally, last_answer, score_rows
 from training_service.event import Generated, GenerateRequest, Piece
 from training_service.generate import StopTexts, TextStream, Writing, answer_batch
 from training_service.model import TINY, Base, free_all, hash_tensors, load_base, resolve_base
@@ -132,8 +132,8 @@ def test_answers_padded_on_the_left_equal_each_alone(base: Base) -> None:
 
 @pytest.mark.slow
 def test_score_of_a_model_that_learned_its_rows_is_one_and_of_a_fresh_one_none(base: Base, dataset: Dataset) -> None:
-    def score() -> Score:
-        found = Score()
+    def score() -> Tally:
+        found = Tally()
         for _ in score_rows(base.model, base, dataset, found):
             pass
         return found
@@ -152,7 +152,7 @@ def test_score_of_a_model_that_learned_its_rows_is_one_and_of_a_fresh_one_none(b
 def test_text_rows_are_scored_by_their_loss_alone(base: Base, encoder, tmp_path: Path) -> None:
     path = tmp_path / "text.jsonl"
     path.write_text('{"text": "hello there"}\n')
-    dataset, score = load_dataset(path, encoder), Score()
+    dataset, score = load_dataset(path, encoder), Tally()
 
     for _ in score_rows(base.model, base, dataset, score):
         pass

@@ -218,7 +218,7 @@ def test_quote_above_the_machines_memory_is_refused(new_request: NewRequest, slo
     bench.activate()
     quote = measure(bench.steps, n_evaluation=0, device=CPU)
     bench.close()
-    huge = type(quote)(10**16, quote.steps, quote.seconds, quote.device)
+    huge = type(quote)(10**16, 1, quote.steps, quote.seconds, quote.device)
 
     check_memory(quote, CPU)
     with pytest.raises(NoMemory, match="take fewer rows"):

@@ -5,12 +5,9 @@ from uuid import UUID
 import pytest
 
 from training_service.agent import (
-    RUN_REFUSALS,
     TEXT_REFUSALS,
     agent,
     generation,
-    quote_message,
-    run_message,
     training,
 )
 from training_service.errors import BY_CODE
@@ -27,9 +24,14 @@ from training_service.event import (
     Queued,
     Quote,
     RunEvent,
+    Score,
     Started,
+    Suspended,
     Trained,
+    Usage,
+    Variant,
 )
+from training_service.message import quote_message, run_message
 from training_service.request import Artifact, parse_request
 
 TASK = UUID(int=7)
@@ -49,14 +51,16 @@ def test_the_service_has_a_handler_wherever_its_roles_must_speak() -> None:
         (Started(ID, "run", 10, resumed_from_step=4), "Started"),
         (Progress(ID, METRICS, 10, 1.5, 4), "Progress"),
         (Checkpoint(ID, ARTIFACT, METRICS), "Checkpoint"),
-        (Evaluated(ID, 0, 2.5, {"exact_match": 0.25}), "Evaluated"),
-        (Trained(ID, ARTIFACT, "sections@1", METRICS, 3.0), "Trained"),
+        (Evaluated(ID, 0, (Score(Variant.BASE, 2.5, {"exact_match": 0.25}),)), "Evaluated"),
+        (Suspended(ID, "owner", ARTIFACT), "Suspended"),
+        (Canceled(ID, None), "Canceled"),
+        (Trained(ID, ARTIFACT, "sections@1", METRICS, Usage(1, 3.0, 2, 4.0)), "Trained"),
         (Failed(ID, "lost", "the child died", ARTIFACT, True), "TrainFailed"),
         (Failed(ID, "nan-loss", "no number", None, False), "TrainFailed"),
     ],
 )
 def test_each_report_of_a_run_becomes_its_message(event: RunEvent, name: str) -> None:
-    message = run_message(TASK, event)
+    message = run_message(training, TASK, event)
 
     assert message is not None
     assert type(message).__name__ == name
@@ -64,15 +68,14 @@ def test_each_report_of_a_run_becomes_its_message(event: RunEvent, name: str) ->
     assert plain["task_id"] == ID
 
 
-@pytest.mark.parametrize("event", [Paused(ID, ARTIFACT), Canceled(ID, None)])
-def test_what_answers_the_clients_own_message_is_told_by_its_handler_alone(event: RunEvent) -> None:
-    assert run_message(TASK, event) is None
+def test_what_answers_the_clients_own_message_is_told_by_its_handler_alone() -> None:
+    assert run_message(training, TASK, Paused(ID, ARTIFACT)) is None
 
 
 def test_a_quote_carries_the_whole_audit() -> None:
-    audit = Audit(4, 100, 20, 0, 1, 0, False, False, True, "<user>[answer]", ("one row was cut",))
+    audit = Audit(4, 100, 20, 0, 1, 0, 0, False, False, True, "<user>[answer]", (), ("one row was cut",))
 
-    message = quote_message(TASK, Prepared(ID, audit, Quote(1024, 30, 2.5, "cpu")))
+    message = quote_message(training, TASK, Prepared(ID, audit, Quote(1024, 2048, 30, 2.5, "cpu")))
 
     plain = training.messages[training.type_of[type(message)]].to_plain(message)
     assert plain["audit"]["warnings"] == ["one row was cut"]
@@ -92,12 +95,11 @@ def test_an_order_of_the_bus_is_an_order_of_the_service() -> None:
     assert request.lora.rank == 8
 
 
-@pytest.mark.parametrize(("protocol", "words"), [(training, RUN_REFUSALS), (generation, TEXT_REFUSALS)])
-def test_the_words_for_refusals_are_those_of_the_protocol(protocol: object, words: dict[str, str]) -> None:
-    (refused,) = [one for one in protocol.spec.messages if one.name == "Refused"]  # type: ignore[attr-defined]
+def test_the_words_for_refusals_are_those_of_the_protocol() -> None:
+    (refused,) = [one for one in generation.spec.messages if one.name == "Refused"]
     (code,) = [one for one in refused.fields if one.name == "code"]
 
-    assert set(words) == set(code.enum)
+    assert set(TEXT_REFUSALS) == set(code.enum)
 
 
 def test_every_way_that_a_run_may_fail_has_its_word() -> None:

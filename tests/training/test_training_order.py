@@ -7,8 +7,17 @@ import pytest
 
 from bus.spec.compile import load_protocol
 from training_service.errors import DataError, RequestInvalid
-from training_service.event import FAILURE_CODES, REFUSAL_CODES, Audit, Metrics
-from training_service.request import MAX_NAME, Artifact, Lora, TrainingRequest, load_training, parse_request
+from training_service.event import FAILURE_CODES, REFUSAL_CODES, Audit, Metrics, Score, Usage
+from training_service.request import (
+    MAX_NAME,
+    Artifact,
+    Dpo,
+    EarlyStopping,
+    Lora,
+    TrainingRequest,
+    load_training,
+    parse_request,
+)
 
 DATASET = {"uri": "file:///data/a.jsonl", "sha256": "0" * 64, "size": 3, "media_type": "application/jsonl"}
 
@@ -26,10 +35,21 @@ def test_order_has_the_fields_and_defaults_of_the_protocols_message() -> None:
     for name in mine:
         assert mine[name].is_required() == message[name].is_required(), name
         if not mine[name].is_required():
-            assert mine[name].default == message[name].default, name
+            default = mine[name].default
+            assert (list(default) if isinstance(default, tuple) else default) == message[name].default, name
 
 
-@pytest.mark.parametrize(("own", "struct"), [(Lora.model_fields, "Lora"), (Audit.__dataclass_fields__, "Audit")])
+@pytest.mark.parametrize(
+    ("own", "struct"),
+    [
+        (Lora.model_fields, "Lora"),
+        (Dpo.model_fields, "Dpo"),
+        (EarlyStopping.model_fields, "EarlyStopping"),
+        (Audit.__dataclass_fields__, "Audit"),
+        (Score.__dataclass_fields__, "Score"),
+        (Usage.__dataclass_fields__, "Usage"),
+    ],
+)
 def test_parts_have_the_fields_of_the_protocols_structs(own: dict[str, object], struct: str) -> None:
     training = load_protocol("training")
 
