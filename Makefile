@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; PyTorch for the CPU is the largest part)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[training,agents,fast,test]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[training,agents,fast,serve,plot,test]'
 	@touch $(READY)
 
 $(COMPILED): $(READY) $(HOT) scripts/compile.py
