@@ -6,7 +6,8 @@ nothing here loads a model. The child logs what becomes of each run.
 
 Settings: ``models``, the folder of base models (``.palaver/models``); ``state``, the folder of runs,
 artifacts and adapters (``.palaver/training``); ``roots``, folders that datasets and base models may lie
-under (the project's own); ``hub``, whether a base may be fetched by its name on the hub (false).
+under (the project's own); ``hub``, whether a base may be fetched by its name on the hub (false); ``hosts`` and
+``rendezvous``, over how many hosts a run of several processes goes, and this one's ``address:port`` for it (1, none).
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ def new_worker(settings: dict[str, Any]) -> Worker:
         state_dir=Path(settings.get("state", ".palaver/training")).resolve(),
         roots=tuple(Path(root).resolve() for root in settings.get("roots", ["."])),
         allow_hub=bool(settings.get("hub", False)),
+        n_hosts=int(settings.get("hosts", 1)),
+        rendezvous=settings.get("rendezvous"),
     )
 
 

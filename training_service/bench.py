@@ -1,5 +1,6 @@
 """What one order computes on: its model, its data and its steps; set up alike for the quote and for the run."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from training_service.adapters import internal_name
@@ -8,6 +9,7 @@ from training_service.model import Base, free_all
 from training_service.request import Lora, TrainingRequest
 from training_service.slots import Slot, Slots
 from training_service.steps import Steps, plan_of
+from training_service.team import ALONE, Team
 
 
 class Bench:
@@ -18,12 +20,15 @@ class Bench:
         slots: Where bases are.
         roots: Folders that datasets may lie under.
         use: Keeps a quote and a run of one order apart.
+        team: Who computes it together; full runs only.
 
     Raises:
         TrainingError: The base or the data cannot be used; nothing is left behind.
     """
 
-    def __init__(self, request: TrainingRequest, slots: Slots, roots: tuple[Path, ...], *, use: str) -> None:
+    def __init__(
+        self, request: TrainingRequest, slots: Slots, roots: tuple[Path, ...], *, use: str, team: Team = ALONE
+    ) -> None:
         self.request = request
         self.name = internal_name(use, request.task_id)
         self.slot: Slot | None = slots.shared(request.base) if request.method == "lora" else None
@@ -39,7 +44,17 @@ class Bench:
             parameters = self.slot.host.attach(self.name, request.lora or Lora(), seed=request.seed)
             self.slot.users.add(self.name)
         rows = self.dataset.usable
-        self.steps = Steps(self.base.model, parameters, rows, plan_of(request, len(rows)), pad_id=self.base.pad_id)
+        model, trained = team.spread(self.base, parameters)
+        self.steps = Steps(model, trained, rows, plan_of(request, len(rows)), pad_id=self.base.pad_id, team=team)
+
+    @property
+    def standing(self) -> str:
+        """What every rank of a run must agree on before the next step."""
+        return f"{self.base.sha256}:{self.dataset.sha256}:{self.steps.step}"
+
+    def whole(self) -> AbstractContextManager[object]:
+        """Let ``base.model`` hold the present weights within the block, also where ranks hold a share each."""
+        return self.steps.team.whole_model(self.base)
 
     def activate(self) -> None:
         """Make the model compute for this order from now on."""

@@ -76,7 +76,7 @@ def write_checkpoint(
     )
 
     def fill(folder: Path) -> None:
-        write_tensors(folder / STATE, tensors, metadata={"format": "pt"})
+        write_tensors(folder / STATE, tensors, metadata={"format": "pt"}, gather=steps.gather)
         with synced_file(folder / FACTS) as file:
             file.write(canonical_json(asdict(facts)))
 

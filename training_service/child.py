@@ -27,6 +27,7 @@ from training_service.errors import RequestInvalid, TrainingError
 from training_service.event import Json, Report, generate_from_json, report_to_json
 from training_service.model import pick_device
 from training_service.pipe import encode, read_message
+from training_service.ranks import Hosting
 from training_service.request import parse_request
 from training_service.run import Places
 from training_service.slots import Slots
@@ -40,9 +41,11 @@ END_GRACE = 20.0
 class Child:
     """The child's end of the pipe over its desk."""
 
-    def __init__(self, out: BinaryIO, slots: Slots, places: Places, *, device: torch.device) -> None:
+    def __init__(
+        self, out: BinaryIO, slots: Slots, places: Places, *, device: torch.device, hosting: Hosting | None = None
+    ) -> None:
         self._out = out
-        self._desk = Desk(slots, places, device=device, report=self._tell)
+        self._desk = Desk(slots, places, device=device, report=self._tell, hosting=hosting)
 
     def serve(self, orders: "queue.SimpleQueue[Json | None]") -> None:
         """Carry out *orders*, and work between them, until None comes."""
@@ -53,6 +56,7 @@ class Child:
                 self._desk.work()
                 continue
             if order is None:
+                self._desk.close()
                 return
             self._carry_out(order)
 
@@ -130,6 +134,14 @@ def configure_logging() -> None:
     )
 
 
+def folders(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the part of the command line that the ranks of a run have in common with the child."""
+    found = ["--models", str(arguments.models), "--state", str(arguments.state)]
+    for root in arguments.root:
+        found += ["--root", str(root)]
+    return (*found, *(["--hub"] if arguments.hub else []))
+
+
 def main() -> None:
     """Run the child until its pipe ends."""
     parser = argparse.ArgumentParser(description="The training service's warm child; started by the service itself.")
@@ -138,6 +150,8 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--root", type=Path, action="append", default=[])
     parser.add_argument("--hub", action="store_true")
+    parser.add_argument("--hosts", type=int, default=1)
+    parser.add_argument("--rendezvous")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's to handle
     os.dup2(2, 1)
@@ -156,7 +170,8 @@ def main() -> None:
     orders: queue.SimpleQueue[Json | None] = queue.SimpleQueue()
     reader = threading.Thread(target=read_orders, args=(pipe.makefile("rb"), orders), name="orders", daemon=True)
     reader.start()
-    Child(pipe.makefile("wb"), slots, places, device=device).serve(orders)
+    hosting = Hosting(folders(arguments), torch.get_num_threads(), arguments.hosts, arguments.rendezvous)
+    Child(pipe.makefile("wb"), slots, places, device=device, hosting=hosting).serve(orders)
 
 
 if __name__ == "__main__":

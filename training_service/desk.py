@@ -36,6 +36,8 @@ from training_service.event import (
 )
 from training_service.generate import Writing
 from training_service.quote import check_memory, measure
+from training_service.rank_quote import check_ranks, held_bytes, quote_ranks
+from training_service.ranks import POLL, Hosting, Ranks
 from training_service.record import RunRecord, RunState, find_record, load_record, save_record
 from training_service.request import TrainingRequest
 from training_service.result import attach_adapter
@@ -76,15 +78,25 @@ class Desk:
         places: Where runs, artifacts and adapters are kept.
         device: Where it computes.
         report: Is given every report that is no answer to an order.
+        hosting: How runs over several processes are started; None refuses them.
     """
 
-    def __init__(self, slots: Slots, places: Places, *, device: torch.device, report: Callable[[Report], None]) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        places: Places,
+        *,
+        device: torch.device,
+        report: Callable[[Report], None],
+        hosting: Hosting | None = None,
+    ) -> None:
         self._slots = slots
         self._places = places
         self._device = device
         self._report = report
+        self._hosting = hosting
         self._queue: list[str] = []
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, Run | Ranks] = {}  # what ranks do, they do beside the slices here
         self._share = FairShare()
         self._texts: dict[str, tuple[Writing, Slot, str | None]] = {}
 
@@ -112,7 +124,12 @@ class Desk:
             found = audit(bench.dataset, bench.evaluation, tokenizer, stop_ids=stop_ids)
             bench.activate()
             n_evaluation = len(bench.evaluation.usable) if bench.evaluation is not None else 0
+            if request.processes > 1:
+                check_ranks(bench, self._hosting, self._device)
+            held = held_bytes(self._device)
             quote = measure(bench.steps, n_evaluation=n_evaluation, device=self._device)
+            if self._hosting is not None and request.processes > 1:
+                quote = quote_ranks(quote, bench, held=held, n_hosts=self._hosting.n_hosts)
             check_memory(quote, self._device)
             prepared = Prepared(request.task_id, found, quote)
             record = RunRecord(request, RunState.PREPARED, prepared, bench.base.sha256, conversation_id=conversation_id)
@@ -238,6 +255,15 @@ class Desk:
             self._advance(task_id)
         for request_id in list(self._texts):
             self._write(request_id)
+        busy = task_id is not None or bool(self._texts)
+        for task_id in [task_id for task_id, run in self._runs.items() if isinstance(run, Ranks)]:
+            self._advance(task_id, wait=0.0 if busy else POLL)
+
+    def close(self) -> None:
+        """End what works in other processes; every run goes on from its last checkpoint another time."""
+        for run in self._runs.values():
+            if isinstance(run, Ranks):
+                run.close()
 
     def _fill(self) -> None:
         for task_id in list(self._queue):
@@ -251,21 +277,25 @@ class Desk:
     def _begin(self, task_id: str) -> None:
         record = load_record(self._places.runs, task_id)
         try:
-            run = Run(record, self._slots, self._places)
+            if record.request.processes > 1 and self._hosting is not None:
+                run: Run | Ranks = Ranks(record, self._places.runs, self._hosting)
+            else:
+                run = Run(record, self._slots, self._places)
         except Exception as error:
             self._fail(record if record.state is RunState.RUNNING else record.moved(RunState.RUNNING), error)
             return
         self._runs[task_id] = run
-        self._share.add(task_id)
+        if isinstance(run, Run):
+            self._share.add(task_id)
         event = "run.started" if run.started.resumed_from_step is None else "run.resumed"
         log.info(event, task_id=task_id, step=run.step, of_steps=run.started.of_steps)
         self._report(run.started)
 
-    def _advance(self, task_id: str) -> None:
+    def _advance(self, task_id: str, *, wait: float = 0.0) -> None:
         run = self._runs[task_id]
         tokens = run.tokens
         try:
-            reports = run.advance()
+            reports = run.advance(wait) if isinstance(run, Ranks) else run.advance()
         except Exception as error:
             record = run.record
             self._drop(task_id)

@@ -32,6 +32,7 @@ from training_service.record import RunRecord, RunState, save_record
 from training_service.request import Artifact
 from training_service.result import publish_result
 from training_service.slots import Slots
+from training_service.team import ALONE, Team
 
 CHECKPOINTS_KEPT = 2
 """The newest, and one more for a reader that was just told of it."""
@@ -57,10 +58,10 @@ class Run:
         TrainingError: The base, the data or the last checkpoint cannot be used any more.
     """
 
-    def __init__(self, record: RunRecord, slots: Slots, places: Places) -> None:
+    def __init__(self, record: RunRecord, slots: Slots, places: Places, *, team: Team = ALONE) -> None:
         self.record = record
         self._places = places
-        self._bench = Bench(record.request, slots, places.roots, use="run")
+        self._bench = Bench(record.request, slots, places.roots, use="run", team=team)
         try:
             self._resumed_from_step = self._restore()
             self._keep(state=RunState.RUNNING, ended=None)
@@ -83,6 +84,16 @@ class Run:
             last.artifact, bench.steps, base_sha256=bench.base.sha256, dataset_sha256=bench.dataset.sha256
         )
         return facts.step
+
+    @property
+    def standing(self) -> str:
+        """What every rank must agree on, see ``Bench``."""
+        return self._bench.standing
+
+    @property
+    def is_over(self) -> bool:
+        """Whether ``Trained`` was given."""
+        return self.record.state is RunState.TRAINED
 
     @property
     def step(self) -> int:
@@ -181,8 +192,9 @@ class Run:
         if bench.evaluation is None:
             return
         tally = Tally()
-        for _ in score_rows(bench.base.model, bench.base, bench.evaluation, tally):
-            yield []
+        with bench.whole():
+            for _ in score_rows(bench.base.model, bench.base, bench.evaluation, tally):
+                yield []
         variant = Variant.TUNED if self.step else Variant.BASE
         yield [Evaluated(self.record.task_id, self.step, (Score(variant, tally.loss, tally.metrics()),))]
         self._scores = tally.metrics() | {"evaluation_loss": tally.loss}
@@ -190,7 +202,8 @@ class Run:
     def _finish(self) -> Trained:
         bench, record = self._bench, self.record
         metrics = record.metrics or Metrics(self.step, 0.0, 0.0)
-        artifact = publish_result(self._places.artifacts, bench)
+        with bench.whole():
+            artifact = publish_result(self._places.artifacts, bench)
         adapter = self._places.registry.register(
             record.request.adapter or f"run-{record.task_id[:8]}",
             kind="model" if bench.slot is None else "adapter",
@@ -208,7 +221,8 @@ class Run:
             ),
         )
         quote = record.prepared.quote
-        used = Usage(peak_bytes(bench.base.device), self._seconds, quote.peak_memory_bytes, quote.seconds)
+        peak = bench.steps.team.peak(lambda: peak_bytes(bench.base.device))
+        used = Usage(peak, self._seconds, quote.peak_memory_bytes, quote.seconds)
         trained = Trained(record.task_id, artifact, adapter.label, metrics, used)
         self._keep(state=RunState.TRAINED, ended=trained, seconds=self._seconds)
         return trained

@@ -21,6 +21,7 @@ from training_service.event import Metrics
 from training_service.loss import collate, loss_sum
 from training_service.model import check_masters
 from training_service.request import TrainingRequest
+from training_service.team import ALONE, Team, random_name
 
 MICRO_TOKENS = 16_384
 """Padded tokens of one forward pass; a step with more is cut into several."""
@@ -79,6 +80,7 @@ class Steps:
         examples: Rows that train something, in a fixed order.
         plan: See there.
         pad_id: Fills short rows.
+        team: Who takes the steps together; every rank has steps of its own.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Steps:
         plan: Plan,
         *,
         pad_id: int,
+        team: Team = ALONE,
     ) -> None:
         check_masters(parameters)
         self.parameters = dict(parameters)
@@ -98,11 +101,13 @@ class Steps:
         self._model = model
         self._examples = examples
         self._pad_id = pad_id
+        self.team = team
+        self._loss = team.loss_of(model, loss_sum)
         self._device = next(iter(self.parameters.values())).device
         self._optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=plan.learning_rate, weight_decay=plan.weight_decay
         )
-        self.randomness = seeded_randomness(plan.seed, self._device)
+        self.randomness = seeded_randomness(plan.seed + team.rank, self._device)
 
     def __iter__(self) -> Iterator[Metrics]:
         """Take one step for each ``next``, up to the last of the plan.
@@ -126,6 +131,7 @@ class Steps:
 
     def _take_step(self) -> Metrics:
         began_at = time.perf_counter()
+        self.team.begin()
         rows = self.rows_of(self.step)
         rate = self.plan.rate(self.step)
         swap_randomness(self.randomness, self._device)
@@ -151,11 +157,14 @@ class Steps:
         self._model.train()
         n_targets = sum(row.n_trained for row in rows)
         total = 0.0
-        for part in micro_batches(rows, self.plan.micro_rows, MICRO_TOKENS):
-            loss = loss_sum(self._model, collate(part, pad_id=self._pad_id, device=self._device))
-            torch.autograd.backward(loss / n_targets)
-            total += loss.item()
-        return total / n_targets
+        for part, weight in self.team.shares(rows, self._parts):
+            loss = self._loss(collate(part, pad_id=self._pad_id, device=self._device))
+            torch.autograd.backward(loss * weight / n_targets)
+            total += loss.item() * weight
+        return self.team.total(total) / n_targets
+
+    def _parts(self, rows: Sequence[Example]) -> Iterator[Sequence[Example]]:
+        return micro_batches(rows, self.plan.micro_rows, MICRO_TOKENS)
 
     def drop_gradients(self) -> None:
         """Forget what ``accumulate`` added."""
@@ -172,18 +181,32 @@ class Steps:
                     f"expected a gradient for all {n_all} trained tensors, got {n_all - len(missing)}: "
                     f"none for {', '.join(missing[:3])}"
                 )
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.plan.max_norm)
+        norm = self.team.whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.plan.max_norm))
         if not torch.isfinite(norm):
             raise NanLoss(f"step {self.step + 1}: expected a finite gradient, got norm {norm.item()}; lower the rate")
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-        """Return all that ``restore`` needs: tensors (the live ones, not copies) and numbers."""
+        """Return all that ``restore`` needs: tensors (the live ones, not copies) and numbers.
+
+        Of a tensor that is shared out this is the rank's own share: ``gather`` gives all of it.
+        """
         tensors: dict[str, torch.Tensor] = {f"weight/{name}": one.detach() for name, one in self.parameters.items()}
         for name, parameter in self.parameters.items():
             for moment, tensor in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"{moment}/{name}"] = tensor
-        tensors |= {f"random/{name}": tensor for name, tensor in self.randomness.items()}
+        tensors |= self.team.everyones(self.randomness)
         return tensors, {"step": self.step, "tokens": self.tokens}
+
+    def gather(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Return all of one tensor of ``state``, whoever holds its shares."""
+        return self.team.gather(name, tensor)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return the weight or moment called *name* in ``state``: this rank's share of it."""
+        kind, _, parameter = name.partition("/")
+        own = self.parameters[parameter]
+        found: torch.Tensor = own.detach() if kind == "weight" else self._optimizer.state[own][kind]
+        return found
 
     def restore(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, int]) -> None:
         """Continue from what ``state`` gave, maybe in another process.
@@ -191,7 +214,8 @@ class Steps:
         Raises:
             ArtifactDamaged: The tensors are not exactly those of this run. Nothing is changed.
         """
-        wanted = {f"weight/{name}" for name in self.parameters} | {f"random/{name}" for name in self.randomness}
+        wanted = {f"weight/{name}" for name in self.parameters}
+        wanted |= {random_name(kind, rank) for kind in self.randomness for rank in range(self.team.size)}
         if numbers["step"]:
             wanted |= {f"{moment}/{name}" for name in self.parameters for moment in MOMENTS}
         if wanted != tensors.keys():
@@ -203,13 +227,13 @@ class Steps:
                 raise ArtifactDamaged(f"{name}: expected shape {list(parameter.shape)}, got {list(got)}")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"weight/{name}"])
+                parameter.copy_(self.team.place(tensors[f"weight/{name}"], parameter))
                 moments = {moment: tensors[f"{moment}/{name}"].clone() for moment in MOMENTS} if numbers["step"] else {}
                 for moment in ("exp_avg", "exp_avg_sq"):
                     if moments:
-                        moments[moment] = moments[moment].to(parameter.device)
+                        moments[moment] = self.team.place(moments[moment].to(parameter.device), parameter)
                 self._optimizer.state[parameter] = moments
-        self.randomness = {name: tensors[f"random/{name}"].clone() for name in self.randomness}
+        self.randomness = {kind: tensors[random_name(kind, self.team.rank)].clone() for kind in self.randomness}
         self.step, self.tokens = numbers["step"], numbers["tokens"]
 
 

@@ -6,7 +6,7 @@ library costs no second copy in memory, and lets the write be throttled (TRAININ
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,8 +23,26 @@ DTYPES = {
 }  # fmt: skip
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> None:
-    """Write a new safetensors file; it is on disk when this returns. *tensors* may be on any device."""
+def as_it_is(_: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return *tensor*."""
+    return tensor
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    metadata: Mapping[str, str],
+    gather: Callable[[str, torch.Tensor], torch.Tensor] = as_it_is,
+) -> None:
+    """Write a new safetensors file; it is on disk when this returns. *tensors* may be on any device.
+
+    Args:
+        path: Must not exist.
+        tensors: By name; what is shared out among ranks counts with its whole shape.
+        metadata: Goes into the header.
+        gather: Called once for each tensor, in the order of the names, and returns all of it.
+    """
     if sys.byteorder != "little":
         raise OSError("expected a little-endian machine: the file's numbers would be turned around")
     header: dict[str, object] = {"__metadata__": dict(metadata)}
@@ -39,7 +57,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: 
     with synced_file(path) as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for name in sorted(tensors):
-            for piece in tensor_bytes(tensors[name]):
+            for piece in tensor_bytes(gather(name, tensors[name])):
                 file.write(piece)
 
 

@@ -102,6 +102,8 @@ class Worker:
         allow_hub: Whether a base that is no local folder may be fetched.
         threads: Threads of the child's arithmetic; None leaves them to ``OMP_NUM_THREADS``. Exactness holds for
             one count.
+        n_hosts: Hosts that a run over several processes is shared among; this is the first.
+        rendezvous: ``address:port`` of this host where the others reach it.
     """
 
     def __init__(
@@ -112,6 +114,8 @@ class Worker:
         roots: tuple[Path, ...] = (),
         allow_hub: bool = False,
         threads: int | None = None,
+        n_hosts: int = 1,
+        rendezvous: str | None = None,
     ) -> None:
         self._models_dir = models_dir
         self._runs = state_dir / "runs"
@@ -119,6 +123,8 @@ class Worker:
         self._roots = roots
         self._allow_hub = allow_hub
         self._threads = threads
+        self._n_hosts = n_hosts
+        self._rendezvous = rendezvous
         self.adapters = Registry(state_dir / "adapters")
         self._calls: dict[int, _Call] = {}
         self._n_calls = self._n_texts = 0
@@ -325,6 +331,8 @@ class Worker:
         arguments += ["--models", str(self._models_dir), "--state", str(self._state_dir)]
         for root in self._roots:
             arguments += ["--root", str(root)]
+        arguments += ["--hosts", str(self._n_hosts)]
+        arguments += ["--rendezvous", self._rendezvous] if self._rendezvous is not None else []
         return [*arguments, *(["--hub"] if self._allow_hub else [])]
 
     def _environment(self) -> dict[str, str]:
