@@ -22,6 +22,7 @@ from training_service.errors import (
 from training_service.event import (
     FAILURE_CODES,
     Canceled,
+    Checkpoint,
     Failed,
     Generated,
     GenerateFailed,
@@ -165,7 +166,7 @@ class Desk:
         task_id = record.task_id
         run = self._runs.get(task_id)
         if run is not None:
-            checkpoint = run.checkpoint()
+            checkpoint = self._put_down(run)
             record = run.record
             self._drop(task_id)
         elif record.checkpoint is not None and record.state in (RunState.RUNNING, RunState.PAUSED):
@@ -194,7 +195,7 @@ class Desk:
         run = self._runs.get(task_id)
         if run is not None:
             if run.step:
-                run.checkpoint()
+                self._put_down(run)
             record = run.record
             self._drop(task_id)
         self._unqueue(task_id)
@@ -204,6 +205,12 @@ class Desk:
         log.info("run.canceled", task_id=task_id)
         self._report(canceled)
         return canceled
+
+    def _put_down(self, run: Run | Ranks) -> Checkpoint:
+        checkpoint = run.checkpoint()
+        for report in run.rest() if isinstance(run, Ranks) else ():
+            self._report(report)
+        return checkpoint
 
     def generate(self, request: GenerateRequest) -> None:
         """Begin to write a text; its pieces are reports.

@@ -10,7 +10,6 @@ none outlives the child.
 import argparse
 import os
 import queue
-import shutil
 import signal
 import socket
 import sys
@@ -36,7 +35,6 @@ from training_service.event import Json, report_to_json
 from training_service.group import Group
 from training_service.pipe import encode, read_message
 from training_service.quote import peak_bytes
-from training_service.ranks import FOLDER
 from training_service.record import RunRecord, load_record
 from training_service.run import Places, Run
 from training_service.slots import Slots
@@ -51,7 +49,6 @@ class Link:
     """A rank's line to the service's child; without one (on another host) what is sent goes nowhere."""
 
     def __init__(self, path: Path | None, rank: int) -> None:
-        self._path = path
         self._out: BinaryIO | None = None
         self._is_over = False
         self.orders: queue.SimpleQueue[Json] = queue.SimpleQueue()
@@ -79,8 +76,6 @@ class Link:
             while (order := read_message(file)) is not None:
                 self.orders.put(order)
         if not self._is_over:
-            if self._path is not None and self._path.parent.name.startswith(FOLDER):
-                shutil.rmtree(self._path.parent, ignore_errors=True)  # the child was killed before it could
             os._exit(1)
 
 

@@ -5,6 +5,7 @@ only what went wrong with them. When the line ends so does the rank, so that non
 one host meet through a file in a folder of their own; only a run over several hosts opens a port.
 """
 
+import errno
 import os
 import queue
 import shutil
@@ -25,8 +26,11 @@ from training_service.pipe import encode, read_message
 from training_service.record import RunRecord, load_record
 from training_service.request import TrainingRequest
 
-FOLDER = "palaver-ranks-"
-"""How the folder is called where the ranks of one run meet; it goes with them."""
+FOLDER, LINK = "palaver-ranks-", "link"
+"""How the folder is called where the ranks of one run meet; it goes with them, or ``LEFT_FOR`` after a killed child."""
+
+LEFT_FOR = 3600.0
+"""Seconds before a folder that nobody listens in is removed: by then its launcher, which waits for files, is gone."""
 
 POLL = 0.05
 """Seconds that a child with nothing else to do waits for a report before it looks for orders."""
@@ -126,9 +130,10 @@ class Ranks:
         self._end_by: float | None = None
         self._lines: dict[int, _Line] = {}
         _check_port(hosting.rendezvous)
+        _remove_left_folders()
         self._folder = Path(tempfile.mkdtemp(prefix=FOLDER))  # 0700: nobody else's to meet in
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self._folder / "link"))
+        self._listener.bind(str(self._folder / LINK))
         self._listener.listen(64)
         self._hearing = threading.Thread(target=self._accept, name="ranks", daemon=True)
         self._hearing.start()
@@ -138,7 +143,7 @@ class Ranks:
                 sys.executable, "-m", "torch.distributed.run",
                 *hosting.command(record.request.processes, self._folder),
                 "-m", "training_service.rank", "--task", record.task_id, *hosting.arguments,
-                "--link", str(self._folder / "link"), *store,
+                "--link", str(self._folder / LINK), *store,
             ],
             stdin=subprocess.DEVNULL, env={**os.environ, **hosting.environment(record.request.processes)},
         )  # fmt: skip
@@ -183,6 +188,10 @@ class Ranks:
         self._hear(wait)
         if not self._arrived:
             self._check_life()
+        return self.rest()
+
+    def rest(self) -> list[RunEvent]:
+        """Return what was reported while the last checkpoint was awaited."""
         reports, self._arrived = self._arrived, []
         return reports
 
@@ -327,6 +336,16 @@ class _Line:
             while (message := read_message(self._file)) is not None:
                 heard.put(message)
         heard.put({"gone": self.rank})
+
+
+def _remove_left_folders() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        with suppress(OSError):  # another user's, or gone meanwhile
+            if time.time() - folder.stat().st_mtime < LEFT_FOR:
+                continue
+            with socket.socket(socket.AF_UNIX) as line:
+                if line.connect_ex(str(folder / LINK)) in (errno.ECONNREFUSED, errno.ENOENT):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_port(rendezvous: str | None) -> None:

@@ -295,7 +295,7 @@ def test_checkpoint_holds_the_whole_state_and_every_ranks_randomness(
     facts = {"base_sha256": bench.base.sha256, "dataset_sha256": bench.dataset.sha256}
 
     state = read_tensors(last.artifact.path / STATE)
-    with pytest.raises(ArtifactDamaged, match="random/cpu.1"):  # made by two ranks: one may not go on with it
+    with pytest.raises(ArtifactDamaged, match=r"random/cpu\.1"):  # made by two ranks: one may not go on with it
         restore_checkpoint(last.artifact, bench.steps, **facts)
 
     assert {name for name in state if name.startswith("random/")} == {"random/cpu", "random/cpu.1"}
