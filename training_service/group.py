@@ -10,9 +10,8 @@ pickled between ranks.
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Literal
 
 import torch
@@ -25,11 +24,10 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from training_service.data import Example
 from training_service.errors import ExactnessBroken, RequestInvalid
 from training_service.event import Json
 from training_service.model import Base
-from training_service.team import Cut, random_name
+from training_service.team import Cut, Row, random_name
 
 
 class Group:
@@ -75,10 +73,10 @@ class Group:
             first[: len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8)
         distributed.broadcast(first, src=0)
         theirs = first.numpy().tobytes().rstrip(b"\0")
-        n_others = self.total(float(theirs != own))
+        n_others = int(self.total(torch.tensor(theirs != own, dtype=torch.int64)))
         if n_others:
             raise ExactnessBroken(
-                f"expected every rank to hold the same base, data and checkpoint, {n_others:.0f} of {self.size} do "
+                f"expected every rank to hold the same base, data and checkpoint, {n_others} of {self.size} do "
                 "not: give all hosts the same folders"
             )
 
@@ -114,17 +112,20 @@ class Group:
         self._shared_out = model
         return model, {name: one for name, one in model.named_parameters() if name in names}
 
-    def loss_of(self, model: PreTrainedModel, compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """Return *compute* over *model*, the one that ``spread`` gave."""
+    def compute(
+        self, model: PreTrainedModel, function: Callable[..., torch.Tensor], *arguments: object, **named: object
+    ) -> torch.Tensor:
+        """Return ``function(model, …)`` for the model that ``spread`` gave."""
         assert self._forward is not None, "spread comes first"
-        return partial(self._forward, compute)
+        found: torch.Tensor = self._forward(function, *arguments, **named)
+        return found
 
     def begin(self) -> None:
         """Call the others to the next step."""
         if self.rank == 0:
             self.call("step")
 
-    def shares(self, rows: Sequence[Example], cut: Cut) -> Iterator[tuple[Sequence[Example], float]]:
+    def shares(self, rows: Sequence[Row], cut: Cut[Row]) -> Iterator[tuple[Sequence[Row], float]]:
         """Give this rank's parts; the gradients of the last are summed, under DDP with those before."""
         parts = dealt(rows, cut, rank=self.rank, size=self.size)
         for part, weight in parts[:-1]:
@@ -132,11 +133,11 @@ class Group:
                 yield part, weight
         yield parts[-1]
 
-    def total(self, value: float) -> float:
+    def total(self, value: torch.Tensor) -> torch.Tensor:
         """Return the sum of every rank's *value*."""
-        number = torch.tensor([value], dtype=torch.float64)
-        distributed.all_reduce(number)
-        return number.item()
+        found = value.clone()
+        distributed.all_reduce(found)
+        return found
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return all of *tensor*."""
@@ -170,7 +171,7 @@ class Group:
         """Return the sum of what *measure* gives; the others are called and give theirs."""
         if self.rank == 0:
             self.call("peak")
-        return int(self.total(float(measure())))
+        return int(self.total(torch.tensor(measure())))
 
     def whole_model(self, base: Base) -> AbstractContextManager[object]:
         """Let rank 0's ``base.model`` hold the weights within the block; the others are called to give theirs."""
@@ -202,8 +203,8 @@ class _Forward(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, compute: Callable[..., torch.Tensor], *arguments: object) -> torch.Tensor:
-        return compute(self.model, *arguments)
+    def forward(self, function: Callable[..., torch.Tensor], *arguments: object, **named: object) -> torch.Tensor:
+        return function(self.model, *arguments, **named)
 
 
 def _summed(_: object, bucket: GradBucket) -> Future[torch.Tensor]:
@@ -213,21 +214,17 @@ def _summed(_: object, bucket: GradBucket) -> Future[torch.Tensor]:
     return done
 
 
-def dealt(rows: Sequence[Example], cut: Cut, *, rank: int, size: int) -> list[tuple[Sequence[Example], float]]:
+def dealt(rows: Sequence[Row], cut: Cut[Row], *, rank: int, size: int) -> list[tuple[Sequence[Row], float]]:
     """Return the parts that *rank* of *size* computes, each with the weight of its loss. Pure.
 
     Rows are dealt one by one. Every rank gets as many parts as the one with most, filled up with the first row at
     weight 0; at least one.
     """
-    hands: list[list[Sequence[Example]]] = [list(_parts(rows[at::size], cut)) for at in range(size)]
+    hands = [list(cut(rows[at::size])) if rows[at::size] else [] for at in range(size)]
     n_parts = max(len(hand) for hand in hands)
     filler = next(iter(cut(rows[:1])))
     own = hands[rank]
     return [(part, 1.0) for part in own] + [(filler, 0.0)] * (n_parts - len(own))
-
-
-def _parts(rows: Sequence[Example], cut: Cut) -> Iterable[Sequence[Example]]:
-    return cut(rows) if rows else ()
 
 
 def layers_of(model: PreTrainedModel) -> list[torch.nn.Module]:

@@ -102,7 +102,6 @@ class Steps:
         self._examples = examples
         self._pad_id = pad_id
         self.team = team
-        self._loss = team.loss_of(model, loss_sum)
         self._device = next(iter(self.parameters.values())).device
         self._optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=plan.learning_rate, weight_decay=plan.weight_decay
@@ -158,10 +157,11 @@ class Steps:
         n_targets = sum(row.n_trained for row in rows)
         total = 0.0
         for part, weight in self.team.shares(rows, self._parts):
-            loss = self._loss(collate(part, pad_id=self._pad_id, device=self._device))
+            batch = collate(part, pad_id=self._pad_id, device=self._device)
+            loss = self.team.compute(self._model, loss_sum, batch)
             torch.autograd.backward(loss * weight / n_targets)
             total += loss.item() * weight
-        return self.team.total(total) / n_targets
+        return self.team.total(torch.tensor(total, dtype=torch.float64)).item() / n_targets
 
     def _parts(self, rows: Sequence[Example]) -> Iterator[Sequence[Example]]:
         return micro_batches(rows, self.plan.micro_rows, MICRO_TOKENS)

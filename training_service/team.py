@@ -7,16 +7,15 @@ is the team that computes over ``torch.distributed``. Knows nothing of processes
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias, TypeVar
 
 import torch
 from transformers import PreTrainedModel
 
-from training_service.data import Example
 from training_service.model import Base
 
-Cut = Callable[[Sequence[Example]], Iterable[Sequence[Example]]]
+Row = TypeVar("Row")
+Cut: TypeAlias = Callable[[Sequence[Row]], Iterable[Sequence[Row]]]
 """Cuts rows into the parts of single forward passes."""
 
 
@@ -39,20 +38,22 @@ class Team(Protocol):
         Where they are not *base*'s own, *base* holds its weights within ``whole_model`` only.
         """
 
-    def loss_of(self, model: PreTrainedModel, compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """Return *compute* over *model*; the gradient of what it gives is the sum over all ranks."""
+    def compute(
+        self, model: PreTrainedModel, function: Callable[..., torch.Tensor], *arguments: object, **named: object
+    ) -> torch.Tensor:
+        """Return ``function(model, …)``, whose gradient is summed over all ranks."""
 
     def begin(self) -> None:
         """Call the others to the next step."""
 
-    def shares(self, rows: Sequence[Example], cut: Cut) -> Iterator[tuple[Sequence[Example], float]]:
+    def shares(self, rows: Sequence[Row], cut: Cut[Row]) -> Iterator[tuple[Sequence[Row], float]]:
         """Give this rank's parts of *rows*, each with the weight of its loss.
 
         Every rank gets equally many, the last ones maybe with weight 0: forward and backward passes happen together.
         """
 
-    def total(self, value: float) -> float:
-        """Return the sum of every rank's *value*."""
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum of every rank's *value*; every rank asks at the same time."""
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return all of a tensor of which each rank holds a share; every rank asks at the same time."""
@@ -84,19 +85,21 @@ class Alone:
         """Return the model of *base* and *parameters*."""
         return base.model, parameters
 
-    def loss_of(self, model: PreTrainedModel, compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """Return *compute* over *model*."""
-        return partial(compute, model)
+    def compute(
+        self, model: PreTrainedModel, function: Callable[..., torch.Tensor], *arguments: object, **named: object
+    ) -> torch.Tensor:
+        """Return ``function(model, …)``."""
+        return function(model, *arguments, **named)
 
     def begin(self) -> None:
         """There is nobody to call."""
 
-    def shares(self, rows: Sequence[Example], cut: Cut) -> Iterator[tuple[Sequence[Example], float]]:
+    def shares(self, rows: Sequence[Row], cut: Cut[Row]) -> Iterator[tuple[Sequence[Row], float]]:
         """Give every part."""
         for part in cut(rows):
             yield part, 1.0
 
-    def total(self, value: float) -> float:
+    def total(self, value: torch.Tensor) -> torch.Tensor:
         """Return *value*."""
         return value
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,9 +15,11 @@ from uuid import uuid5
 
 import pytest
 import torch
+import yaml
 
 from tests.training.conftest import CPU, SPACE, color_rows, write_rows
 from training_service.adapters import Registry
+from training_service.agent import new_worker
 from training_service.bench import Bench
 from training_service.checkpoint import STATE, restore_checkpoint
 from training_service.data import Example
@@ -38,13 +41,15 @@ from training_service.group import dealt, layers_of
 from training_service.model import Base
 from training_service.rank import fault_of
 from training_service.ranks import Hosting, Ranks
-from training_service.request import Artifact, TrainingRequest, parse_request
+from training_service.request import Artifact, TrainingRequest, load_training, parse_request
 from training_service.run import Places
 from training_service.slots import Slots
 from training_service.tensors import read_tensors
 from training_service.worker import Worker
 
-LIMIT = 100.0
+ROOT = Path(__file__).parents[2]
+LIMIT = 200.0
+pytestmark = pytest.mark.timeout(450)  # several starts of PyTorch, on machines that do other things too
 ORDER = {
     "method": "full", "max_steps": 30, "checkpoint_every": 3, "batch_rows": 5, "micro_rows": 2, "learning_rate": 1e-3,
 }  # fmt: skip
@@ -114,6 +119,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, tiny: Path
     made = new_scene(tmp_path_factory.mktemp("ranks"), models_dir, tiny)
     yield made
     made.desk.close()
+
+
+def blocks(language: str) -> list[str]:
+    """Return what docs/training.md shows of several processes."""
+    section = (ROOT / "docs" / "training.md").read_text().partition("## Over several processes")[2]
+    return re.findall(rf"```{language}\n(.*?)```", re.split(r"^## ", section, flags=re.MULTILINE)[0], re.DOTALL)
 
 
 def losses(reports: list[Report]) -> list[float]:
@@ -219,13 +230,20 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, tiny: Path
     )
     request = made.order("hosts", sharding="fsdp")
     made.prepare(request)
-    launcher = ["torch.distributed.run", "--nnodes", "2", "--node-rank", "1", "--nproc-per-node", "1"]
-    meeting = ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-    rank = ["-m", "training_service.rank", "--task", request.task_id, *made.hosting.arguments]
+    (command,) = blocks("sh")
+    for shown, real in (
+        ("python ", f"{sys.executable} "),
+        ("10.0.0.1", "127.0.0.1"),
+        ("29500", str(port)),
+        ("TASK", request.task_id),
+        ("--models .palaver/models --state .palaver/training --root .", " ".join(made.hosting.arguments)),
+    ):
+        assert shown in command
+        command = command.replace(shown, real)
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        other = subprocess.Popen([sys.executable, "-m", *launcher, *meeting, *rank], env=environment)
+        other = subprocess.Popen(command.split(), env=environment)
         try:
             reports = made.carry_out(request)
             assert other.wait(LIMIT) == 0
@@ -430,6 +448,24 @@ def test_broken_connection_between_ranks_is_told_from_other_faults() -> None:
     assert isinstance(lost, Lost)
     assert isinstance(fault_of(NanLoss("step 1")), NanLoss)
     assert not isinstance(fault_of(RuntimeError("anything else")), Lost)
+
+
+def test_order_that_the_docs_show_can_be_read_and_carried_out_here() -> None:
+    order, _ = blocks("yaml")
+    request = load_training(yaml.safe_load(order), folder=ROOT / "specs", task_id=str(uuid5(SPACE, "docs")))
+
+    Hosting((), 2).check(request, n_devices=2)
+
+    assert (request.processes, request.sharding) == (2, "fsdp")
+
+
+def test_settings_that_the_docs_show_reach_the_child() -> None:
+    _, agent = blocks("yaml")
+    worker = new_worker(yaml.safe_load(agent)["trainer"]["settings"])
+
+    arguments = worker._arguments(3)
+
+    assert arguments[-4:] == ["--hosts", "2", "--rendezvous", "10.0.0.1:29500"]
 
 
 # -- shares -----------------------------------------------------------------------------------------------
