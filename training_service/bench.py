@@ -1,13 +1,22 @@
 """What one order computes on: its model, its data and its steps; set up alike for the quote and for the run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from transformers import PreTrainedModel
+
 from training_service.adapters import internal_name
-from training_service.data import Dataset, Encoder, check_artifact, load_dataset
+from training_service.data import Dataset, Encoder, Example, Pair, check_artifact, load_dataset
+from training_service.errors import DataError
 from training_service.model import Base, free_all
+from training_service.plan import plan_of
 from training_service.request import Lora, TrainingRequest
 from training_service.slots import Slot, Slots
-from training_service.steps import Steps, plan_of
+from training_service.steps import Steps
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Bench:
@@ -26,20 +35,61 @@ class Bench:
     def __init__(self, request: TrainingRequest, slots: Slots, roots: tuple[Path, ...], *, use: str) -> None:
         self.request = request
         self.name = internal_name(use, request.task_id)
-        self.slot: Slot | None = slots.shared(request.base) if request.method == "lora" else None
+        dtype = DTYPES[request.dtype]
+        self.slot: Slot | None = slots.shared(request.base, dtype) if request.method == "lora" else None
         self.base: Base = self.slot.base if self.slot is not None else slots.private(request.base)
         encoder = Encoder(self.base.tokenizer, stop_ids=self.base.stop_ids, max_tokens=self.base.max_tokens)
         self.dataset = load_dataset(check_artifact(request.dataset, roots), encoder)
         self.evaluation: Dataset | None = None
         if request.evaluation is not None:
             self.evaluation = load_dataset(check_artifact(request.evaluation, roots), encoder)
+        rows = self._rows()
+        self._untouched: Slot | None = None  # the reference of a full run; a LoRA run has its own base
         if self.slot is None:
-            parameters = free_all(self.base)
+            parameters = free_all(self.base, freeze=request.freeze)
+            if request.objective == "dpo":
+                self._untouched = slots.shared(request.base)
+                self._untouched.users.add(self.name)
         else:
-            parameters = self.slot.host.attach(self.name, request.lora or Lora(), seed=request.seed)
+            parameters = self.slot.host.attach(
+                self.name, request.lora or Lora(), seed=request.seed, freeze=request.freeze
+            )
             self.slot.users.add(self.name)
-        rows = self.dataset.usable
-        self.steps = Steps(self.base.model, parameters, rows, plan_of(request, len(rows)), pad_id=self.base.pad_id)
+        try:
+            plan = plan_of(request, len(rows))
+            self.steps = Steps(
+                self.base.model, parameters, rows, plan, pad_id=self.base.pad_id, reference=self._reference
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def _rows(self) -> tuple[Example, ...] | tuple[Pair, ...]:
+        """Return what the steps train on.
+
+        Raises:
+            DataError: There is nothing of what the objective needs.
+        """
+        wants_pairs = self.request.objective == "dpo"
+        rows = self.dataset.pairs if wants_pairs else self.dataset.usable
+        if not rows:
+            wanted = "rows with 'chosen' and 'rejected'" if wants_pairs else "rows that train something"
+            raise DataError(f"{self.request.dataset.uri}: expected {wanted} for {self.request.objective}, got none")
+        return rows
+
+    @contextmanager
+    def _reference(self) -> Iterator[PreTrainedModel]:
+        """Give the untouched base; the order's own model computes again afterwards."""
+        if self.slot is None:
+            assert self._untouched is not None
+            self._untouched.host.activate(None)
+            yield self._untouched.base.model
+            return
+        self.slot.host.activate(None)
+        try:
+            yield self.base.model
+        finally:
+            self.activate()
 
     def activate(self) -> None:
         """Make the model compute for this order from now on."""
@@ -51,3 +101,5 @@ class Bench:
         if self.slot is not None:
             self.slot.host.detach(self.name)
             self.slot.users.discard(self.name)
+        if self._untouched is not None:
+            self._untouched.users.discard(self.name)
