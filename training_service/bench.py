@@ -1,11 +1,9 @@
 """What one order computes on: its model, its data and its steps; set up alike for the quote and for the run."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from training_service.adapters import internal_name
 from training_service.data import Dataset, Encoder, Example, Pair, check_artifact, load_dataset
@@ -44,21 +42,26 @@ class Bench:
         if request.evaluation is not None:
             self.evaluation = load_dataset(check_artifact(request.evaluation, roots), encoder)
         rows = self._rows()
-        self._untouched: Slot | None = None  # the reference of a full run; a LoRA run has its own base
+        untouched = self.slot  # the base that pairs are compared with; a full run's own changes
         if self.slot is None:
             parameters = free_all(self.base, freeze=request.freeze)
             if request.objective == "dpo":
-                self._untouched = slots.shared(request.base)
-                self._untouched.users.add(self.name)
+                untouched = slots.shared(request.base)
         else:
             parameters = self.slot.host.attach(
                 self.name, request.lora or Lora(), seed=request.seed, freeze=request.freeze
             )
-            self.slot.users.add(self.name)
+        self._used = untouched
+        if untouched is not None:
+            untouched.users.add(self.name)
         try:
-            plan = plan_of(request, len(rows))
             self.steps = Steps(
-                self.base.model, parameters, rows, plan, pad_id=self.base.pad_id, reference=self._reference
+                self.base.model,
+                parameters,
+                rows,
+                plan_of(request, len(rows)),
+                pad_id=self.base.pad_id,
+                reference=None if untouched is None else partial(untouched.host.untouched, then=self.name),
             )
         except BaseException:
             self.close()
@@ -77,20 +80,6 @@ class Bench:
             raise DataError(f"{self.request.dataset.uri}: expected {wanted} for {self.request.objective}, got none")
         return rows
 
-    @contextmanager
-    def _reference(self) -> Iterator[PreTrainedModel]:
-        """Give the untouched base; the order's own model computes again afterwards."""
-        if self.slot is None:
-            assert self._untouched is not None
-            self._untouched.host.activate(None)
-            yield self._untouched.base.model
-            return
-        self.slot.host.activate(None)
-        try:
-            yield self.base.model
-        finally:
-            self.activate()
-
     def activate(self) -> None:
         """Make the model compute for this order from now on."""
         if self.slot is not None:
@@ -100,6 +89,5 @@ class Bench:
         """Give the memory back; the slot is then as if the order had never been there."""
         if self.slot is not None:
             self.slot.host.detach(self.name)
-            self.slot.users.discard(self.name)
-        if self._untouched is not None:
-            self._untouched.users.discard(self.name)
+        if self._used is not None:
+            self._used.users.discard(self.name)

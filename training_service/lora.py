@@ -6,11 +6,13 @@ leave the base alone are done: PiSSA, OLoRA, … rewrite it, for everybody (trap
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from training_service.errors import ArtifactDamaged, RequestInvalid
@@ -156,6 +158,15 @@ class AdapterHost:
         active = [] if name is None else [name]
         for _, layer in self._layers:
             layer._active_adapter = active
+
+    @contextmanager
+    def untouched(self, *, then: str) -> Iterator[PreTrainedModel]:
+        """Give the base alone for the length of a block; afterwards adapter *then* is active, where there is one."""
+        self.activate(None)
+        try:
+            yield self.base.model
+        finally:
+            self.activate(then)
 
     def detach(self, name: str) -> None:
         """Remove adapter *name*; nothing is active afterwards and the others stay as they are."""
