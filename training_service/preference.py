@@ -49,7 +49,7 @@ def dpo_loss(gains: torch.Tensor, dpo: Dpo) -> torch.Tensor:
 
     Args:
         gains: (2 P,): by how much the log probability of each answer has grown, chosen ones first.
-        dpo: *label_smoothing* is the share of pairs that are taken to be the wrong way round, as in TRL.
+        dpo: *label_smoothing* is the share of pairs that are taken to be the wrong way round (conservative DPO).
     """
     chosen, rejected = gains.chunk(2)
     margin = dpo.beta * (chosen - rejected)

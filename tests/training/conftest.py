@@ -102,9 +102,7 @@ def color_pairs(base: Base, n_pairs: int = 8) -> list[Pair]:
         prompt = base.tokenizer.encode(f"What color has the {thing}?", add_special_tokens=False)
         answers = (COLORS[thing], wrong + " indeed")
         ends = [base.tokenizer.encode(f" {answer}", add_special_tokens=False) for answer in answers]
-        pairs.append(
-            Pair(*(Example((*prompt, *end), (False,) * len(prompt) + (True,) * len(end)) for end in ends))
-        )
+        pairs.append(Pair(*(Example((*prompt, *end), (False,) * len(prompt) + (True,) * len(end)) for end in ends)))
     return pairs
 
 

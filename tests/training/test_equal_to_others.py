@@ -161,10 +161,22 @@ def test_fifty_steps_equal_those_of_a_plain_loop_and_of_trl(
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("loss_type", "batch_rows", "label_smoothing"),
+    [("sigmoid", 4, 0.0), ("aot", 1, 0.1)],  # TRL smooths labels in its aot loss, over one pair the sigmoid one
+)
 def test_preference_steps_equal_those_of_trl(
-    method: str, tiny: Path, base: Base, tmp_path: Path, kept_randomness: None
+    method: str,
+    loss_type: str,
+    batch_rows: int,
+    label_smoothing: float,
+    tiny: Path,
+    base: Base,
+    tmp_path: Path,
+    kept_randomness: None,
 ) -> None:
-    plan = Plan(6, 4, learning_rate=1e-3, weight_decay=0.0, seed=4, schedule="constant", dpo=Dpo(beta=0.5))
+    dpo = Dpo(beta=0.5, label_smoothing=label_smoothing)
+    plan = Plan(6, batch_rows, learning_rate=1e-3, weight_decay=0.0, seed=4, schedule="constant", dpo=dpo)
     steps = steps_on(base, method, color_pairs(base), plan)
     pairs = [pair for step in range(plan.steps) for pair in steps.rows_of(step) if isinstance(pair, Pair)]
     rows = []
@@ -176,7 +188,9 @@ def test_preference_steps_equal_those_of_trl(
         )
     trainer = ListeningDpo(
         model=their_model(tiny, method),
-        args=DPOConfig(**trainer_options(tmp_path, plan), beta=0.5),
+        args=DPOConfig(
+            **trainer_options(tmp_path, plan), beta=0.5, label_smoothing=label_smoothing, loss_type=[loss_type]
+        ),
         train_dataset=Table.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(tiny),
     )

@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM
 
 from training_service.checkpoint import restore_checkpoint, write_checkpoint
 from training_service.data import Dataset, Example
