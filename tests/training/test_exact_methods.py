@@ -1,21 +1,25 @@
 """Every way to train, bit for bit: beside three others, and resumed, as alone and uninterrupted; dropout on."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CPU, color_pairs
+from conftest import CPU, NewRequest, color_pairs
 
 from training_service.checkpoint import restore_checkpoint, write_checkpoint
 from training_service.data import Dataset
+from training_service.event import Paused, Progress, RunEvent, Started, Trained
 from training_service.lora import AdapterHost
 from training_service.model import free_all, hash_tensors, load_base
 from training_service.plan import Plan
 from training_service.request import Dpo, Lora
 from training_service.steps import Steps
+from training_service.worker import Worker
 
 pytestmark = pytest.mark.slow
 STEPS = 5
@@ -155,3 +159,48 @@ def test_recomputed_activations_change_no_bit_and_fewer_are_kept(tiny: Path, dat
     (kept, *plain), (fewer, *recomputed) = found
     assert recomputed == plain
     assert fewer < kept
+
+
+async def follow(worker: Worker, task_id: str, *, pause_at: int | None = None) -> list[RunEvent]:
+    reports: list[RunEvent] = []
+    async for report in worker.run(task_id):
+        reports.append(report)
+        if isinstance(report, Progress) and report.metrics.step == pause_at:
+            reports.append(await worker.pause(task_id))
+    return reports
+
+
+@pytest.mark.integration
+def test_run_paused_beside_three_others_and_resumed_in_a_new_process_ends_as_alone(
+    new_request: NewRequest, models_dir: Path, tmp_path: Path
+) -> None:
+    order = {"lora": {"rank": 4, "dropout": 0.2, "dora": True}, "max_steps": 12, "gradient_checkpointing": True}
+    alone, paused = new_request("alone", **order), new_request("paused", **order)
+    others = [new_request(f"other {rank}", lora={"rank": rank, "dropout": 0.1}, max_steps=12) for rank in (2, 8, 16)]
+
+    @asynccontextmanager
+    async def new_process() -> AsyncIterator[Worker]:
+        worker = Worker(models_dir=models_dir, state_dir=tmp_path / "state", roots=(tmp_path,), threads=2)
+        await worker.start()
+        try:
+            yield worker
+        finally:
+            await worker.stop()
+
+    async def work() -> tuple[list[RunEvent], list[RunEvent], list[RunEvent]]:
+        async with new_process() as worker:
+            for request in (alone, paused, *others):
+                await worker.prepare(request, conversation_id=None)
+            whole = await follow(worker, alone.task_id)
+            beside = [follow(worker, request.task_id) for request in others]
+            first, *_ = await asyncio.gather(follow(worker, paused.task_id, pause_at=3), *beside)
+        async with new_process() as worker:
+            return whole, first, await follow(worker, paused.task_id)
+
+    whole, first, second = asyncio.run(work())
+
+    assert isinstance(first[-1], Paused)
+    assert any(isinstance(one, Started) and one.resumed_from_step for one in second)
+    assert isinstance(whole[-1], Trained)
+    assert isinstance(second[-1], Trained)
+    assert second[-1].artifact.sha256 == whole[-1].artifact.sha256

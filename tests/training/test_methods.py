@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     BloomConfig,
     BloomForCausalLM,
     CohereConfig,
@@ -25,7 +26,9 @@ from transformers import (
 from training_service.artifact import canonical_json
 from training_service.bench import Bench
 from training_service.data import Dataset, Example
+from training_service.desk import Desk
 from training_service.errors import DataError, RequestInvalid
+from training_service.event import Prepared, Refused
 from training_service.lora import AdapterHost
 from training_service.loss import Batch, check_head, collate, loss_sum, token_losses
 from training_service.model import Base, free_all, hash_tensors, load_base
@@ -34,6 +37,7 @@ from training_service.plan import Plan, plan_of
 from training_service.preference import dpo_loss
 from training_service.request import Dpo, Lora, parse_request
 from training_service.result import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_config
+from training_service.run import Places
 from training_service.slots import Slots
 from training_service.steps import Steps
 from training_service.tensors import write_tensors
@@ -193,6 +197,24 @@ def test_model_that_keeps_packed_rows_apart_is_found_to(kind: str, dtype: torch.
 def test_packing_is_refused_where_rows_would_see_each_other() -> None:
     with pytest.raises(RequestInvalid, match="packing: false"):
         check_packing(random_model("bloom"), random_rows(12, 30, 7, 20), pad_id=0, device=CPU)
+
+
+def test_order_for_packing_on_a_base_that_cannot_is_refused_before_it_starts(
+    tiny: Path, new_request: NewRequest, slots: Slots, places: Places, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=1, n_head=2)
+    BloomForCausalLM(config).save_pretrained(tmp_path / "bloom")
+    tokenizer.save_pretrained(tmp_path / "bloom")
+    desk = Desk(slots, places, device=CPU, report=lambda report: None)
+    base = str(tmp_path / "bloom")
+
+    refused = desk.prepare(new_request("packed", base=base, packing=True), None)
+    prepared = desk.prepare(new_request("padded", base=base), None)
+
+    assert isinstance(refused, Refused)
+    assert (refused.code, "write packing: false" in refused.detail) == ("bad-request", True)
+    assert isinstance(prepared, Prepared)
 
 
 # ── Precision ────────────────────────────────────────────────────────────────────────────────────────────────────────
