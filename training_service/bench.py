@@ -1,15 +1,22 @@
 """What one order computes on: its model, its data and its steps; set up alike for the quote and for the run."""
 
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
+import torch
+
 from training_service.adapters import internal_name
-from training_service.data import Dataset, Encoder, check_artifact, load_dataset
+from training_service.data import Dataset, Encoder, Example, Pair, check_artifact, load_dataset
+from training_service.errors import DataError
 from training_service.model import Base, free_all
+from training_service.plan import plan_of
 from training_service.request import Lora, TrainingRequest
 from training_service.slots import Slot, Slots
-from training_service.steps import Steps, plan_of
+from training_service.steps import Steps
 from training_service.team import ALONE, Team
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Bench:
@@ -31,21 +38,41 @@ class Bench:
     ) -> None:
         self.request = request
         self.name = internal_name(use, request.task_id)
-        self.slot: Slot | None = slots.shared(request.base) if request.method == "lora" else None
+        dtype = DTYPES[request.dtype]
+        self.slot: Slot | None = slots.shared(request.base, dtype) if request.method == "lora" else None
         self.base: Base = self.slot.base if self.slot is not None else slots.private(request.base)
         encoder = Encoder(self.base.tokenizer, stop_ids=self.base.stop_ids, max_tokens=self.base.max_tokens)
         self.dataset = load_dataset(check_artifact(request.dataset, roots), encoder)
         self.evaluation: Dataset | None = None
         if request.evaluation is not None:
             self.evaluation = load_dataset(check_artifact(request.evaluation, roots), encoder)
+        rows = self._rows()
+        untouched = self.slot  # the base that pairs are compared with; a full run's own changes
         if self.slot is None:
-            parameters = free_all(self.base)
+            parameters = free_all(self.base, freeze=request.freeze)
+            if request.objective == "dpo":
+                untouched = slots.shared(request.base)
         else:
-            parameters = self.slot.host.attach(self.name, request.lora or Lora(), seed=request.seed)
-            self.slot.users.add(self.name)
-        rows = self.dataset.usable
-        model, trained = team.spread(self.base, parameters)
-        self.steps = Steps(model, trained, rows, plan_of(request, len(rows)), pad_id=self.base.pad_id, team=team)
+            parameters = self.slot.host.attach(
+                self.name, request.lora or Lora(), seed=request.seed, freeze=request.freeze
+            )
+        self._used = untouched
+        if untouched is not None:
+            untouched.users.add(self.name)
+        try:
+            model, trained = team.spread(self.base, parameters)
+            self.steps = Steps(
+                model,
+                trained,
+                rows,
+                plan_of(request, len(rows)),
+                pad_id=self.base.pad_id,
+                team=team,
+                reference=None if untouched is None else partial(untouched.host.untouched, then=self.name),
+            )
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def standing(self) -> str:
@@ -56,6 +83,19 @@ class Bench:
         """Let ``base.model`` hold the present weights within the block, also where ranks hold a share each."""
         return self.steps.team.whole_model(self.base)
 
+    def _rows(self) -> tuple[Example, ...] | tuple[Pair, ...]:
+        """Return what the steps train on.
+
+        Raises:
+            DataError: There is nothing of what the objective needs.
+        """
+        wants_pairs = self.request.objective == "dpo"
+        rows = self.dataset.pairs if wants_pairs else self.dataset.usable
+        if not rows:
+            wanted = "rows with 'chosen' and 'rejected'" if wants_pairs else "rows that train something"
+            raise DataError(f"{self.request.dataset.uri}: expected {wanted} for {self.request.objective}, got none")
+        return rows
+
     def activate(self) -> None:
         """Make the model compute for this order from now on."""
         if self.slot is not None:
@@ -65,4 +105,5 @@ class Bench:
         """Give the memory back; the slot is then as if the order had never been there."""
         if self.slot is not None:
             self.slot.host.detach(self.name)
-            self.slot.users.discard(self.name)
+        if self._used is not None:
+            self._used.users.discard(self.name)

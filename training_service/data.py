@@ -75,11 +75,20 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt, of which the first is preferred; each example holds the prompt as well."""
+
+    chosen: Example
+    rejected: Example
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """All examples of one file, in the file's order."""
 
     examples: tuple[Example, ...]
     sha256: str
+    pairs: tuple[Pair, ...] = ()
 
     @property
     def usable(self) -> tuple[Example, ...]:

@@ -1,25 +1,33 @@
 """Many adapters on one base: attach, switch, read and detach, without any of them touching another.
 
 Names inside the model are hex (``adapters.internal_name``); switching writes the active name on a cached list of
-layers, because PEFT's ``set_adapter`` freezes the others (TRAINING.md, traps 3 and 5). Only the plain
-initialisation is used: those that rewrite the base (PiSSA, OLoRA, …) would change it for everybody (trap 4).
+layers, because PEFT's ``set_adapter`` freezes the others (TRAINING.md, traps 3 and 5). Only initialisations that
+leave the base alone are done: PiSSA, OLoRA, … rewrite it, for everybody (trap 4).
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from training_service.errors import ArtifactDamaged, RequestInvalid
-from training_service.model import Base, check_masters
+from training_service.model import Base, check_masters, frozen_names
 from training_service.request import Lora
 
 PREFIX = "base_model.model."
 """What PEFT puts before the name of a module in an adapter's file."""
 
 ALL_LINEAR = "all-linear"
+INITS: dict[str, bool | str] = {"default": True, "gaussian": "gaussian", "orthogonal": "orthogonal"}
+"""How an adapter may begin, and PEFT's word for it."""
+
+PARTS = {"lora_A": ".weight", "lora_B": ".weight", "lora_magnitude_vector": ""}
+"""Kinds of parameters of an adapter, the last with DoRA only, and how their names end in its file."""
 
 
 class AdapterHost:
@@ -29,52 +37,98 @@ class AdapterHost:
         self.base = base
         self._peft: PeftModel | None = None
         self._layers: list[tuple[str, LoraLayer]] = []
+        self._modules = [name for name, _ in base.model.named_modules()]
+        head = base.model.get_output_embeddings()
+        self._linear = [
+            name
+            for name, module in base.model.named_modules()
+            if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+        ]
 
-    def attach(self, name: str, lora: Lora, *, seed: int) -> dict[str, torch.nn.Parameter]:
+    def attach(self, name: str, lora: Lora, *, seed: int, freeze: Sequence[str] = ()) -> dict[str, torch.nn.Parameter]:
         """Add a fresh adapter and return its parameters, named as in its file.
 
         The weights follow from *seed* alone; the caller's random state is kept. Nothing is active afterwards.
 
+        Args:
+            name: Internal, see ``adapters.internal_name``.
+            lora: How it is made.
+            seed: Of its first weights.
+            freeze: Patterns (``fnmatch``) of names of modules that get no part of the adapter.
+
         Raises:
-            RequestInvalid: A target names no linear layer of the base.
+            RequestInvalid: A target or pattern names no linear layer of the base, or the adapter would begin in a
+                way that changes the base. Nothing is attached.
         """
-        targets: str | list[str] = ALL_LINEAR if ALL_LINEAR in lora.targets else list(lora.targets)
+        _check_init(lora)
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
-            target_modules=targets,
+            use_rslora=lora.rslora,
+            use_dora=lora.dora,
+            init_lora_weights=INITS[lora.init],
+            target_modules=self._targets(lora.targets, freeze),
             task_type="CAUSAL_LM",
             inference_mode=False,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            try:
-                with warnings.catch_warnings():  # PEFT asks transformers for an attribute under its old name
-                    warnings.simplefilter("ignore", FutureWarning)
-                    if self._peft is None:
-                        self._peft = get_peft_model(self.base.model, config, adapter_name=name)
-                    else:
-                        self._peft.base_model.active_adapter = name  # the one before may be detached
-                        self._peft.add_adapter(name, config)
-            except ValueError as error:
-                raise RequestInvalid(f"lora.targets: expected linear layers of the base, got: {error}") from error
+            with warnings.catch_warnings():  # PEFT asks transformers for an attribute under its old name
+                warnings.simplefilter("ignore", FutureWarning)
+                if self._peft is None:
+                    self._peft = get_peft_model(self.base.model, config, adapter_name=name)
+                else:
+                    self._peft.base_model.active_adapter = name  # the one before may be detached
+                    self._peft.add_adapter(name, config)
         modules = self.base.model.named_modules()
         self._layers = [(path, module) for path, module in modules if isinstance(module, LoraLayer)]
+        self._measure_lengths(name)
         self.activate(None)
         self._free_adapters()
         parameters = self.parameters(name)
         check_masters(parameters)
         return parameters
 
+    def _targets(self, targets: Sequence[str], freeze: Sequence[str]) -> list[str]:
+        """Return what the adapter's file names as its targets: ends of names where they say it, else whole names."""
+        chosen, ends = set(self._linear), {path.rpartition(".")[2] for path in self._linear}
+        if ALL_LINEAR not in targets:
+            chosen, ends = set(), set(targets)
+            for target in targets:
+                found = {path for path in self._linear if _ends(path, target)}
+                if not found:
+                    known = ", ".join(sorted({path.rpartition(".")[2] for path in self._linear}))
+                    raise RequestInvalid(
+                        f"lora.targets: expected {ALL_LINEAR!r} or ends of names of linear layers other than the "
+                        f"head, got {target!r}; this base has: {known}"
+                    )
+                chosen |= found
+        chosen -= frozen_names(sorted(chosen), freeze)
+        matched = {path for path in self._modules if any(_ends(path, end) for end in ends)}
+        return sorted(ends if matched == chosen else chosen)
+
+    def _measure_lengths(self, name: str) -> None:
+        """Let a DoRA adapter begin as no change: PEFT measures the rows of a bfloat16 base in bfloat16."""
+        for _, layer in self._layers:
+            layer.__dict__.pop("adapter_layer_names", None)  # PEFT makes it longer with each DoRA adapter
+            if name not in layer.lora_magnitude_vector:
+                continue
+            ours, up = layer.lora_magnitude_vector[name], layer.lora_B[name].weight
+            weight = layer.get_base_layer().weight.detach().float()
+            change = up.detach() @ layer.lora_A[name].weight.detach()
+            with torch.no_grad():
+                length = ours.get_weight_norm(weight, change, layer.scaling[name])
+                ours.weight = torch.nn.Parameter(length)
+
     def parameters(self, name: str) -> dict[str, torch.nn.Parameter]:
         """Return the parameters of adapter *name*, named as in its file."""
         found: dict[str, torch.nn.Parameter] = {}
         for path, layer in self._layers:
-            for kind in ("lora_A", "lora_B"):
+            for kind, ending in PARTS.items():
                 parts = getattr(layer, kind)
                 if name in parts:
-                    found[f"{PREFIX}{path}.{kind}.weight"] = parts[name].weight
+                    found[f"{PREFIX}{path}.{kind}{ending}"] = parts[name].weight
         return found
 
     def config(self, name: str) -> dict[str, object]:
@@ -105,6 +159,15 @@ class AdapterHost:
         for _, layer in self._layers:
             layer._active_adapter = active
 
+    @contextmanager
+    def untouched(self, *, then: str) -> Iterator[PreTrainedModel]:
+        """Give the base alone for the length of a block; afterwards adapter *then* is active, where there is one."""
+        self.activate(None)
+        try:
+            yield self.base.model
+        finally:
+            self.activate(then)
+
     def detach(self, name: str) -> None:
         """Remove adapter *name*; nothing is active afterwards and the others stay as they are."""
         self.activate(None)
@@ -117,6 +180,20 @@ class AdapterHost:
 
     def _free_adapters(self) -> None:
         for _, layer in self._layers:
-            for kind in ("lora_A", "lora_B"):
+            for kind in PARTS:
                 for part in getattr(layer, kind).values():
                     part.requires_grad_(True)
+
+
+def _ends(path: str, end: str) -> bool:
+    return path == end or path.endswith(f".{end}")
+
+
+def _check_init(lora: Lora) -> None:
+    if lora.init not in INITS:
+        raise RequestInvalid(
+            f"lora.init: expected one of {', '.join(INITS)}, got {lora.init!r}: it would change the base, which "
+            "other runs share; leave it out"
+        )
+    if lora.init == "orthogonal" and lora.rank % 2:
+        raise RequestInvalid(f"lora.init: expected an even rank with orthogonal, got {lora.rank}; take one more")

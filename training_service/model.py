@@ -1,11 +1,12 @@
-"""Base models: from a name to a folder, from a folder to float32 weights with tokenizer and hash.
+"""Base models: from a name to a folder, from a folder to weights with tokenizer and hash.
 
 Code that comes with a model is never run (``trust_remote_code`` stays off).
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
 
@@ -35,14 +36,22 @@ LONGEST = 8192
 
 @dataclass(slots=True, eq=False)
 class Base:
-    """A base model in memory. Its weights are float32 and nobody's to change but the owner's of a private copy."""
+    """A base model in memory; its weights are nobody's to change but the owner's of a private copy.
+
+    Attributes:
+        weights: By name; what the hashes are made of.
+        sha256: Of the weights as float32, whatever they are kept in here: which base this is. An adapter fits every
+            copy of its base.
+        resident_sha256: Of the weights as they are in memory: whether they are still what was loaded.
+    """
 
     name: str
     folder: Path
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    weights: dict[str, torch.Tensor]  # by name; what the hash is made of
+    weights: dict[str, torch.Tensor]
     sha256: str
+    resident_sha256: str
     stop_ids: frozenset[int]
     max_tokens: int
 
@@ -50,6 +59,11 @@ class Base:
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(iter(self.weights.values())).device
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the weights are what was loaded; reads all of them."""
+        return hash_tensors(self.weights) == self.resident_sha256
 
     @property
     def pad_id(self) -> int:
@@ -116,11 +130,12 @@ def _from_hub(name: str, models_dir: Path, *, allow_hub: bool) -> Path:
     raise NoSuchBase(f"no base model {name!r}: tried {', '.join(tried)}; {why}")
 
 
-def load_base(folder: Path, *, name: str, device: torch.device) -> Base:
-    """Return the model in *folder* in float32, frozen, with its tokenizer.
+def load_base(folder: Path, *, name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Base:
+    """Return the model in *folder* in *dtype*, frozen, with its tokenizer.
 
     The checkpoint's own dtype is not kept: plain AdamW on bf16 at 3e-5 leaves 69 % of the weights where they
-    are (TRAINING.md, trap 1).
+    are (TRAINING.md, trap 1). In another dtype than float32 the weights are loaded as float32, hashed and then
+    made smaller one by one, so that one base has one hash.
 
     Raises:
         NoSuchBase: The folder holds no causal language model that can be loaded without its own code.
@@ -134,6 +149,11 @@ def load_base(folder: Path, *, name: str, device: torch.device) -> Base:
         raise NoSuchBase(f"{folder}: expected a causal language model and its tokenizer, got: {error}") from error
     model.to(device).eval().requires_grad_(False)
     weights = dict(model.named_parameters())
+    identity = resident = hash_tensors(weights)
+    if dtype != torch.float32:  # buffers stay: rotary frequencies in bfloat16 would turn far positions wrongly
+        for one in weights.values():
+            one.data = one.data.to(dtype)
+        resident = hash_tensors(weights)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", LONGEST)
     return Base(
         name=name,
@@ -141,7 +161,8 @@ def load_base(folder: Path, *, name: str, device: torch.device) -> Base:
         model=model,
         tokenizer=tokenizer,
         weights=weights,
-        sha256=hash_tensors(weights),
+        sha256=identity,
+        resident_sha256=resident,
         stop_ids=_stop_ids(model, tokenizer),
         max_tokens=min(int(longest), LONGEST),
     )
@@ -173,16 +194,40 @@ def tensor_bytes(tensor: torch.Tensor) -> Iterator[memoryview]:
         yield flat.numpy().data
 
 
-def free_all(base: Base) -> dict[str, torch.nn.Parameter]:
-    """Make every parameter of a private copy trainable and return them by name.
+def free_all(base: Base, *, freeze: Sequence[str] = ()) -> dict[str, torch.nn.Parameter]:
+    """Make the parameters of a private copy trainable, but for the frozen ones, and return them by name.
+
+    Args:
+        base: A private copy.
+        freeze: Patterns (``fnmatch``) of names of parameters that stay as they are.
 
     Raises:
-        RequestInvalid: A weight is not float32.
+        RequestInvalid: A weight is not float32, a pattern matches none, or none is left to train.
     """
     base.model.requires_grad_(True)
     parameters = dict(base.model.named_parameters())
+    for name in frozen_names(parameters, freeze):
+        parameters.pop(name).requires_grad_(False)
     check_masters(parameters)
     return parameters
+
+
+def frozen_names(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
+    """Return which of *names* the *patterns* match.
+
+    Raises:
+        RequestInvalid: A pattern matches none, or all are matched, so that nothing would be trained.
+    """
+    known, frozen = list(names), set[str]()
+    for pattern in patterns:
+        found = {name for name in known if fnmatchcase(name, pattern)}
+        if not found:
+            some = ", ".join(known[:2])
+            raise RequestInvalid(f"freeze: expected patterns of names such as {some}; {pattern!r} matches none")
+        frozen |= found
+    if patterns and len(frozen) == len(known):
+        raise RequestInvalid(f"freeze: expected something left to train, the patterns match all {len(known)} names")
+    return frozen
 
 
 def check_masters(parameters: Mapping[str, torch.Tensor]) -> None:

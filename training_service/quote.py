@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from training_service.data import Example
+from training_service.data import Example, Pair
 from training_service.errors import NoMemory
 from training_service.event import Quote
 from training_service.steps import MOMENTS, Steps, swap_randomness
@@ -35,8 +35,12 @@ def measure(steps: Steps, *, n_evaluation: int, device: torch.device) -> Quote:
         steps: At its beginning.
         n_evaluation: Held-out rows, scored twice.
         device: Where it computes.
+
+    Raises:
+        RequestInvalid: The model cannot be trained as ordered.
     """
     plan = steps.plan
+    steps.check_model()
     first = steps.rows_of(0)
     randomness = swap_randomness(steps.randomness, device)
     try:
@@ -59,7 +63,7 @@ def measure(steps: Steps, *, n_evaluation: int, device: torch.device) -> Quote:
     )
 
 
-def _timed(steps: Steps, rows: Sequence[Example]) -> float:
+def _timed(steps: Steps, rows: Sequence[Example | Pair]) -> float:
     began_at = time.perf_counter()
     steps.accumulate(rows)
     steps.drop_gradients()

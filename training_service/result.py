@@ -10,7 +10,7 @@ from training_service.artifact import ADAPTER_TYPE, MODEL_TYPE, canonical_json, 
 from training_service.bench import Bench
 from training_service.errors import ArtifactDamaged, ExactnessBroken
 from training_service.lora import AdapterHost
-from training_service.model import Base, hash_tensors
+from training_service.model import Base
 from training_service.request import Artifact, Lora
 from training_service.tensors import read_tensors, write_tensors
 
@@ -23,6 +23,8 @@ class _AdapterConfig:
     lora_alpha: int
     lora_dropout: float
     target_modules: tuple[str, ...]
+    use_rslora: bool = False
+    use_dora: bool = False
 
 
 _CONFIG = TypeAdapter(_AdapterConfig)
@@ -37,7 +39,7 @@ def publish_result(artifacts: Path, bench: Bench) -> Artifact:
     """
     if bench.slot is None:
         return publish(artifacts, MODEL_TYPE, lambda folder: _write_model(folder, bench.base))
-    if hash_tensors(bench.base.weights) != bench.base.sha256:
+    if not bench.base.is_unchanged:
         raise ExactnessBroken(f"expected base {bench.base.name!r} to stay as it was, its weights have changed")
     host, name = bench.slot.host, bench.name
     return publish(artifacts, ADAPTER_TYPE, lambda folder: _write_adapter(folder, host, name))
@@ -85,4 +87,11 @@ def read_config(folder: Path) -> Lora:
         facts = _CONFIG.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise ArtifactDamaged(f"{path}: expected the configuration of a LoRA adapter, got: {error}") from error
-    return Lora(rank=facts.r, alpha=facts.lora_alpha, dropout=facts.lora_dropout, targets=tuple(facts.target_modules))
+    return Lora(
+        rank=facts.r,
+        alpha=facts.lora_alpha,
+        dropout=facts.lora_dropout,
+        targets=tuple(facts.target_modules),
+        rslora=facts.use_rslora,
+        dora=facts.use_dora,
+    )

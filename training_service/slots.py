@@ -52,10 +52,10 @@ class Slots:
         self._roots = tuple(roots)
         self._device = device
         self._by_hash: dict[tuple[str, torch.dtype], Slot] = {}
-        self._by_folder: OrderedDict[Path, Slot] = OrderedDict()  # the most recently used last
+        self._by_folder: OrderedDict[tuple[Path, torch.dtype], Slot] = OrderedDict()  # most recently used last
 
-    def shared(self, name: str) -> Slot:
-        """Return the resident base called *name*, loaded where it is not.
+    def shared(self, name: str, dtype: torch.dtype = torch.float32) -> Slot:
+        """Return the resident base called *name* in *dtype*, loaded where it is not.
 
         Two folders with the same weights share one slot.
 
@@ -63,14 +63,14 @@ class Slots:
             NoSuchBase: It cannot be found or loaded.
         """
         folder = self._resolve(name)
-        if folder in self._by_folder:
-            self._by_folder.move_to_end(folder)
-            return self._by_folder[folder]
+        place = (folder, dtype)
+        if place in self._by_folder:
+            self._by_folder.move_to_end(place)
+            return self._by_folder[place]
         self._evict()
-        base = load_base(folder, name=name, device=self._device)
-        key = (base.sha256, base.model.dtype)
-        slot = self._by_hash.setdefault(key, Slot(base, AdapterHost(base)))
-        self._by_folder[folder] = slot
+        base = load_base(folder, name=name, device=self._device, dtype=dtype)
+        slot = self._by_hash.setdefault((base.sha256, dtype), Slot(base, AdapterHost(base)))
+        self._by_folder[place] = slot
         return slot
 
     def private(self, name: str) -> Base:
@@ -85,9 +85,9 @@ class Slots:
         return resolve_base(name, models_dir=self._models_dir, allow_hub=self._allow_hub, roots=self._roots)
 
     def _evict(self) -> None:
-        idle = [folder for folder, slot in self._by_folder.items() if not slot.users]
-        for folder in idle[: max(0, len(idle) - IDLE_BASES + 1)]:
-            slot = self._by_folder.pop(folder)
+        idle = [place for place, slot in self._by_folder.items() if not slot.users]
+        for place in idle[: max(0, len(idle) - IDLE_BASES + 1)]:
+            slot = self._by_folder.pop(place)
             if slot not in self._by_folder.values():
                 self._by_hash = {key: one for key, one in self._by_hash.items() if one is not slot}
 

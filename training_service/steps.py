@@ -1,4 +1,4 @@
-"""**The** loop: one for full and LoRA, a generator of optimizer steps.
+"""**The** loop: one for full and LoRA, for rows and pairs, a generator of optimizer steps.
 
 Everything that decides a step is the run's own: its parameters, optimizer, random state and place in the data. So
 a run beside others, paused, evicted or resumed takes the same steps as alone, bit for bit on one machine with one
@@ -7,20 +7,23 @@ thread count. Knows nothing of adapters, files or other runs.
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import PreTrainedModel
 
-from training_service.batch import batch_indices, micro_batches, steps_per_epoch
-from training_service.data import Example
+from training_service.batch import Batches, examples_of, micro_batches, n_tokens
+from training_service.data import Example, Pair
 from training_service.errors import ArtifactDamaged, ExactnessBroken, NanLoss
 from training_service.event import Metrics
-from training_service.loss import collate, loss_sum
+from training_service.loss import check_head, loss_sum
 from training_service.model import check_masters
-from training_service.request import TrainingRequest
+from training_service.packing import check_packing, put_together
+from training_service.plan import Plan
+from training_service.preference import Reference, pair_losses
+from training_service.recompute import Recompute
 from training_service.team import ALONE, Team, random_name
 
 MICRO_TOKENS = 16_384
@@ -28,45 +31,6 @@ MICRO_TOKENS = 16_384
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW keeps for each parameter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the steps of a run are, decided before the first."""
-
-    steps: int
-    batch_rows: int
-    learning_rate: float
-    weight_decay: float
-    seed: int
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup_steps: int = 0
-    max_norm: float = 1.0
-    micro_rows: int | None = None
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of step *step*, counted from 0."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        if self.schedule == "linear":
-            return self.learning_rate * (1 - done)
-        if self.schedule == "cosine":
-            return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
-        return self.learning_rate
-
-
-def plan_of(request: TrainingRequest, n_rows: int) -> Plan:
-    """Return the plan of *request* over *n_rows* usable rows; ``max_steps`` goes before ``epochs``."""
-    each = steps_per_epoch(n_rows, request.batch_rows)
-    steps = request.max_steps if request.max_steps is not None else max(1, math.ceil(request.epochs * each))
-    return Plan(
-        steps=steps,
-        batch_rows=request.batch_rows,
-        learning_rate=request.learning_rate,
-        weight_decay=request.weight_decay,
-        seed=request.seed,
-    )
 
 
 class Steps:
@@ -77,21 +41,26 @@ class Steps:
     Args:
         model: Computes; everything in it but *parameters* stays as it is.
         parameters: What is trained, by name; float32.
-        examples: Rows that train something, in a fixed order.
+        rows: What trains something, in a fixed order: pairs where the plan says so.
         plan: See there.
         pad_id: Fills short rows.
         team: Who takes the steps together; every rank has steps of its own.
+        reference: The untouched base, for pairs.
+
+    Raises:
+        RequestInvalid: The parameters are not float32, or the model cannot recompute its activations.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         parameters: Mapping[str, torch.nn.Parameter],
-        examples: Sequence[Example],
+        rows: Sequence[Example] | Sequence[Pair],
         plan: Plan,
         *,
         pad_id: int,
         team: Team = ALONE,
+        reference: Reference | None = None,
     ) -> None:
         check_masters(parameters)
         self.parameters = dict(parameters)
@@ -99,12 +68,16 @@ class Steps:
         self.step = 0
         self.tokens = 0
         self._model = model
-        self._examples = examples
+        self._rows: Sequence[Example | Pair] = rows
         self._pad_id = pad_id
         self.team = team
-        self._device = next(iter(self.parameters.values())).device
+        self._reference = reference
+        self._batches = Batches(len(rows), plan.batch_rows, seed=plan.seed)
+        self._recompute = Recompute(model) if plan.gradient_checkpointing else None
+        self._trained = list(self.parameters.values())
+        self._device = self._trained[0].device
         self._optimizer = torch.optim.AdamW(
-            list(self.parameters.values()), lr=plan.learning_rate, weight_decay=plan.weight_decay
+            self._trained, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
         )
         self.randomness = seeded_randomness(plan.seed + team.rank, self._device)
 
@@ -118,15 +91,25 @@ class Steps:
         while self.step < self.plan.steps:
             yield self._take_step()
 
-    def rows_of(self, step: int) -> list[Example]:
+    def rows_of(self, step: int) -> list[Example | Pair]:
         """Return the rows that step *step* takes."""
-        plan = self.plan
-        chosen = batch_indices(len(self._examples), plan.batch_rows, seed=plan.seed, step=step)
-        return [self._examples[index] for index in chosen]
+        return [self._rows[index] for index in self._batches.indices(step)]
 
-    def largest_rows(self) -> list[Example]:
+    def largest_rows(self) -> list[Example | Pair]:
         """Return the longest rows that one step may come to hold."""
-        return sorted(self._examples, key=lambda row: len(row.tokens), reverse=True)[: self.plan.batch_rows]
+        return sorted(self._rows, key=n_tokens, reverse=True)[: self.plan.batch_rows]
+
+    def check_model(self) -> None:
+        """See that the model can be trained as the plan says, by computing with it; nothing is changed.
+
+        Raises:
+            RequestInvalid: Its logits are not as expected, or packed rows would see each other.
+        """
+        rows = examples_of(self._rows[:4])
+        self._model.eval()
+        check_head(self._model, rows[0])
+        if self.plan.packing:
+            check_packing(self._model, rows, pad_id=self._pad_id, device=self._device)
 
     def _take_step(self) -> Metrics:
         began_at = time.perf_counter()
@@ -135,55 +118,74 @@ class Steps:
         rate = self.plan.rate(self.step)
         swap_randomness(self.randomness, self._device)
         try:
-            loss = self.accumulate(rows)
-            self._check_gradients(loss)
+            loss, norm = self._settle(self._accumulate(rows))
         except BaseException:
-            self._optimizer.zero_grad(set_to_none=True)
+            self.drop_gradients()
             raise
         finally:
             self.randomness = swap_randomness(self.randomness, self._device)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.drop_gradients()
         self.step += 1
-        n_tokens = sum(len(row.tokens) for row in rows)
-        self.tokens += n_tokens
-        return Metrics(self.step, loss, rate, n_tokens / (time.perf_counter() - began_at))
+        n_read = sum(n_tokens(row) for row in rows)
+        self.tokens += n_read
+        return Metrics(self.step, loss, rate, n_read / (time.perf_counter() - began_at), norm)
 
-    def accumulate(self, rows: Sequence[Example]) -> float:
-        """Add the gradient of the mean loss over all trained tokens of *rows* and return that mean."""
-        self._model.train()
-        n_targets = sum(row.n_trained for row in rows)
-        total = 0.0
-        for part, weight in self.team.shares(rows, self._parts):
-            batch = collate(part, pad_id=self._pad_id, device=self._device)
-            loss = self.team.compute(self._model, loss_sum, batch)
-            torch.autograd.backward(loss * weight / n_targets)
-            total += loss.item() * weight
-        return self.team.total(torch.tensor(total, dtype=torch.float64)).item() / n_targets
+    def accumulate(self, rows: Sequence[Example | Pair]) -> float:
+        """Add the gradient of the mean loss over all trained tokens (or pairs) of *rows* and return that mean."""
+        return self._accumulate(rows).item()
 
-    def _parts(self, rows: Sequence[Example]) -> Iterator[Sequence[Example]]:
-        return micro_batches(rows, self.plan.micro_rows, MICRO_TOKENS)
+    def _accumulate(self, rows: Sequence[Example | Pair]) -> torch.Tensor:
+        if not self._model.training:
+            self._model.train()
+        plan = self.plan
+        n_all = len(rows) if plan.dpo is not None else sum(row.n_trained for row in examples_of(rows))
+        total = torch.zeros((), device=self._device)
+        with self._recompute or nullcontext():
+            for part, weight in self.team.shares(rows, self._parts):
+                loss = self._loss_sum(examples_of(part)) * weight
+                torch.autograd.backward(loss / n_all)
+                total += loss.detach()
+        return self.team.total(total) / n_all
+
+    def _parts(self, rows: Sequence[Example | Pair]) -> Iterable[Sequence[Example | Pair]]:
+        return micro_batches(rows, self.plan.micro_rows, MICRO_TOKENS, packing=self.plan.packing)
+
+    def _loss_sum(self, rows: Sequence[Example]) -> torch.Tensor:
+        """Return the loss of one micro-batch, summed over its trained tokens or pairs."""
+        plan = self.plan
+        batch, order = put_together(rows, packing=plan.packing, pad_id=self._pad_id, device=self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.dtype == "bfloat16"):
+            if plan.dpo is None:
+                return self.team.compute(self._model, loss_sum, batch)
+            assert self._reference is not None
+            named = {"rows": rows, "order": order, "dpo": plan.dpo}
+            return self.team.compute(self._model, pair_losses, self._reference, batch, **named).sum()
 
     def drop_gradients(self) -> None:
         """Forget what ``accumulate`` added."""
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _check_gradients(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise NanLoss(f"step {self.step + 1}: expected a finite loss, got {loss}; lower the learning rate")
-        if self.step == 0:
+    def _settle(self, mean: torch.Tensor) -> tuple[float, float]:
+        """Check loss and gradients, clip, and return the loss and the norm before clipping; waits but once."""
+        step, gradients = self.step + 1, [one.grad for one in self._trained if one.grad is not None]
+        if self.step == 0 and len(gradients) < len(self._trained):
             missing = [name for name, one in self.parameters.items() if one.grad is None]
-            if missing:
-                n_all = len(self.parameters)
-                raise ExactnessBroken(
-                    f"expected a gradient for all {n_all} trained tensors, got {n_all - len(missing)}: "
-                    f"none for {', '.join(missing[:3])}"
-                )
-        norm = self.team.whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.plan.max_norm))
-        if not torch.isfinite(norm):
-            raise NanLoss(f"step {self.step + 1}: expected a finite gradient, got norm {norm.item()}; lower the rate")
+            raise ExactnessBroken(
+                f"expected a gradient for all {len(self._trained)} trained tensors, got {len(gradients)}: "
+                f"none for {', '.join(missing[:3])}"
+            )
+        total = self.team.whole(get_total_norm(gradients))
+        loss, norm = torch.stack((mean, total)).tolist()
+        if not math.isfinite(loss):
+            raise NanLoss(f"step {step}: expected a finite loss, got {loss}; lower the learning rate")
+        if not math.isfinite(norm):
+            raise NanLoss(f"step {step}: expected a finite gradient, got norm {norm}; lower the rate")
+        if self.plan.max_norm:
+            clip_grads_with_norm_(self._trained, self.plan.max_norm, total)
+        return loss, norm
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """Return all that ``restore`` needs: tensors (the live ones, not copies) and numbers.
@@ -228,11 +230,13 @@ class Steps:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.team.place(tensors[f"weight/{name}"], parameter))
-                moments = {moment: tensors[f"{moment}/{name}"].clone() for moment in MOMENTS} if numbers["step"] else {}
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    if moments:
-                        moments[moment] = self.team.place(moments[moment].to(parameter.device), parameter)
-                self._optimizer.state[parameter] = moments
+                kept = {
+                    one: tensors[f"{one}/{name}"].to(parameter.device, copy=True) for one in MOMENTS if numbers["step"]
+                }
+                self._optimizer.state[parameter] = {
+                    moment: tensor if moment == "step" else self.team.place(tensor, parameter)
+                    for moment, tensor in kept.items()
+                }
         self.randomness = {kind: tensors[random_name(kind, self.team.rank)].clone() for kind in self.randomness}
         self.step, self.tokens = numbers["step"], numbers["tokens"]
 

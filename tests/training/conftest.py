@@ -12,9 +12,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read once, when torch is load
 import pytest
 import torch
 import transformers
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from training_service.adapters import Registry
-from training_service.data import Dataset, Encoder, load_dataset
+from training_service.data import Dataset, Encoder, Example, Pair, load_dataset
 from training_service.model import Base, load_base
 from training_service.request import Artifact, TrainingRequest, parse_request
 from training_service.run import Places
@@ -45,6 +46,32 @@ def tiny(models_dir: Path) -> Path:
     return make_tiny_gemma(models_dir, seed=0, corpus=words * 4, hidden=32, layers=2, heads=2, vocabulary=400)
 
 
+@pytest.fixture(scope="session")
+def tiny_llama(models_dir: Path, tiny: Path) -> Path:
+    """The folder of a Llama with the same tokenizer: a head of its own, fewer keys than queries."""
+    folder = models_dir / "tiny-llama"
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).float()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def base(tiny: Path) -> Base:
     return load_base(tiny, name="tiny", device=CPU)
@@ -64,6 +91,19 @@ def color_rows(n_rows: int = 24, seed: int = 0) -> list[dict[str, object]]:
         answer = COLORS[thing] + (" indeed" if index % 3 == 0 else "")
         rows.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
     return rows
+
+
+def color_pairs(base: Base, n_pairs: int = 8) -> list[Pair]:
+    """Return the right color preferred to a wrong one; everything behind the prompt is trained."""
+    source, pairs = random.Random(0), []
+    for _ in range(n_pairs):
+        thing = source.choice(sorted(COLORS))
+        wrong = source.choice([color for color in COLORS.values() if color != COLORS[thing]])
+        prompt = base.tokenizer.encode(f"What color has the {thing}?", add_special_tokens=False)
+        answers = (COLORS[thing], wrong + " indeed")
+        ends = [base.tokenizer.encode(f" {answer}", add_special_tokens=False) for answer in answers]
+        pairs.append(Pair(*(Example((*prompt, *end), (False,) * len(prompt) + (True,) * len(end)) for end in ends)))
+    return pairs
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from training_service.audit import audit, show_example
-from training_service.batch import batch_indices, micro_batches, steps_per_epoch
+from training_service.batch import Batches, micro_batches, steps_per_epoch
 from training_service.data import MAX_LINE_BYTES, Encoder, Example, Row, check_artifact, load_dataset, read_rows
 from training_service.errors import DataError
 from training_service.model import Base
@@ -211,9 +211,9 @@ def dataset_of_text(tmp_path: Path) -> Path:
 
 
 def test_every_epoch_takes_every_row_once_in_an_order_of_its_own() -> None:
-    each = steps_per_epoch(10, 4)
+    each, batches = steps_per_epoch(10, 4), Batches(10, 4, seed=1)
     epochs = [
-        [index for step in range(epoch * each, (epoch + 1) * each) for index in batch_indices(10, 4, seed=1, step=step)]
+        [index for step in range(epoch * each, (epoch + 1) * each) for index in batches.indices(step)]
         for epoch in range(3)
     ]
 
@@ -223,10 +223,11 @@ def test_every_epoch_takes_every_row_once_in_an_order_of_its_own() -> None:
 
 
 def test_rows_of_a_step_follow_from_seed_and_step_alone() -> None:
-    late_first = [batch_indices(100, 7, seed=3, step=step) for step in (40, 2, 17)]
+    batches = Batches(100, 7, seed=3)
+    late_first = [batches.indices(step) for step in (40, 2, 17)]
 
-    assert late_first == [batch_indices(100, 7, seed=3, step=step) for step in (40, 2, 17)]
-    assert late_first[0] != batch_indices(100, 7, seed=4, step=40)
+    assert late_first == [Batches(100, 7, seed=3).indices(step) for step in (40, 2, 17)]
+    assert late_first[0] != Batches(100, 7, seed=4).indices(40)
 
 
 def test_micro_batches_keep_order_and_bounds() -> None:

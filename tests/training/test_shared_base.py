@@ -35,12 +35,13 @@ from training_service.event import (
 from training_service.generate import Writing
 from training_service.lora import AdapterHost
 from training_service.model import Base, hash_tensors, load_base
+from training_service.plan import Plan
 from training_service.quote import check_memory, measure
 from training_service.request import Lora, TrainingRequest
 from training_service.result import attach_adapter
 from training_service.run import Places
 from training_service.slots import FairShare, Slots
-from training_service.steps import Plan, Steps
+from training_service.steps import Steps
 from training_service.tensors import read_tensors
 
 CPU = torch.device("cpu")
