@@ -29,7 +29,7 @@ from training_service.quote import check_memory, measure
 from training_service.record import RunRecord, RunState, find_record, save_record
 from training_service.request import TrainingRequest
 from training_service.result import attach_adapter
-from training_service.roster import Roster
+from training_service.roster import MOST_RUNS, Roster
 from training_service.run import Places
 from training_service.scalars import check_event_files
 from training_service.slots import Slot, Slots
@@ -49,17 +49,26 @@ class Desk:
         places: Where runs, artifacts and adapters are kept.
         device: Where it computes.
         report: Is given every report that is no answer to an order.
+        most_runs: LoRA runs on their slots at a time; the others are queued.
 
     Attributes:
         runs: The queue and the runs on their slots.
     """
 
-    def __init__(self, slots: Slots, places: Places, *, device: torch.device, report: Callable[[Report], None]) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        places: Places,
+        *,
+        device: torch.device,
+        report: Callable[[Report], None],
+        most_runs: int = MOST_RUNS,
+    ) -> None:
         self._slots = slots
         self._places = places
         self._device = device
         self._report = report
-        self.runs = Roster(slots, places, report=report)
+        self.runs = Roster(slots, places, report=report, most_runs=most_runs)
         self._texts: dict[str, tuple[Writing, Slot, str | None]] = {}
 
     @property

@@ -42,13 +42,16 @@ class Roster:
         slots: The bases in memory.
         places: Where runs, artifacts and adapters are kept.
         report: Is given every report that is no answer to an order.
+        most_runs: LoRA runs on their slots at a time.
     """
 
-    def __init__(self, slots: Slots, places: Places, *, report: Callable[[Report], None]) -> None:
+    def __init__(
+        self, slots: Slots, places: Places, *, report: Callable[[Report], None], most_runs: int = MOST_RUNS
+    ) -> None:
         self._slots = slots
         self._places = places
         self._report = report
-        self._turns = Turns({Kind.SHARED: MOST_RUNS, Kind.EXCLUSIVE: 1})
+        self._turns = Turns({Kind.SHARED: most_runs, Kind.EXCLUSIVE: 1})
         self._runs: dict[str, Run] = {}
         self._told = Lineup()
 
