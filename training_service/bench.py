@@ -4,10 +4,12 @@ from pathlib import Path
 
 from training_service.adapters import internal_name
 from training_service.data import Dataset, Encoder, check_artifact, load_dataset
+from training_service.event import Variant
 from training_service.model import Base, free_all
 from training_service.request import Lora, TrainingRequest
 from training_service.slots import Slot, Slots
 from training_service.steps import Steps, plan_of
+from training_service.variant import evaluation_variants
 
 
 class Bench:
@@ -28,7 +30,10 @@ class Bench:
         self.name = internal_name(use, request.task_id)
         self.slot: Slot | None = slots.shared(request.base) if request.method == "lora" else None
         self.base: Base = self.slot.base if self.slot is not None else slots.private(request.base)
-        encoder = Encoder(self.base.tokenizer, stop_ids=self.base.stop_ids, max_tokens=self.base.max_tokens)
+        self._roots = roots
+        self.encoder = encoder = Encoder(
+            self.base.tokenizer, stop_ids=self.base.stop_ids, max_tokens=self.base.max_tokens
+        )
         self.dataset = load_dataset(check_artifact(request.dataset, roots), encoder)
         self.evaluation: Dataset | None = None
         if request.evaluation is not None:
@@ -40,6 +45,10 @@ class Bench:
             self.slot.users.add(self.name)
         rows = self.dataset.usable
         self.steps = Steps(self.base.model, parameters, rows, plan_of(request, len(rows)), pad_id=self.base.pad_id)
+
+    def variants(self) -> dict[Variant, Dataset]:
+        """Return the held-out rows as each variant of the model is asked them; none where no row is held out."""
+        return dict(evaluation_variants(self.request, self.encoder, self._roots, self.evaluation))
 
     def activate(self) -> None:
         """Make the model compute for this order from now on."""

@@ -31,6 +31,7 @@ from training_service.pipe import encode, read_message
 from training_service.request import parse_request
 from training_service.run import Places
 from training_service.slots import Slots
+from training_service.sweep import owned, sweep
 
 log = structlog.get_logger()
 
@@ -163,7 +164,9 @@ def main() -> None:
     orders: queue.SimpleQueue[Json | None] = queue.SimpleQueue()
     reader = threading.Thread(target=read_orders, args=(pipe.makefile("rb"), orders), name="orders", daemon=True)
     reader.start()
-    Child(pipe.makefile("wb"), slots, places, device=device).serve(orders)
+    with owned(arguments.state):
+        sweep(places.artifacts, places.runs)
+        Child(pipe.makefile("wb"), slots, places, device=device).serve(orders)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from training_service.adapters import Provenance, Registry
 from training_service.artifact import remove
 from training_service.bench import Bench
 from training_service.checkpoint import library_versions, restore_checkpoint, write_checkpoint
-from training_service.data import Dataset, Encoder
 from training_service.errors import ArtifactDamaged
 from training_service.evaluate import Tally, score_rows
 from training_service.event import (
@@ -36,7 +35,6 @@ from training_service.scalars import EventFiles
 from training_service.slots import Slots
 from training_service.stopping import Verdict, judge, tuned_losses
 from training_service.usage import Meter
-from training_service.variant import evaluation_variants
 
 CHECKPOINTS_KEPT = 2
 """The newest, and one more for a reader that was just told of it."""
@@ -73,7 +71,7 @@ class Run:
         self._events: EventFiles | None = None
         try:
             self._resumed_from_step = self._restore()
-            self._rows = self._evaluation_rows()
+            self._rows = bench.variants()
             self._keep(state=RunState.RUNNING, ended=None)
             folder = record_path(places.runs, record.task_id).parent
             self._history = History(folder / HISTORY, until=self.step)
@@ -118,11 +116,6 @@ class Run:
             evaluations=tuple(one for one in record.evaluations if one.step <= step),
             best=best,
         )
-
-    def _evaluation_rows(self) -> dict[Variant, Dataset]:
-        bench = self._bench
-        encoder = Encoder(bench.base.tokenizer, stop_ids=bench.base.stop_ids, max_tokens=bench.base.max_tokens)
-        return dict(evaluation_variants(bench.request, encoder, self._places.roots, bench.evaluation))
 
     @property
     def step(self) -> int:
