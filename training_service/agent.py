@@ -1,4 +1,4 @@
-"""The training service on the bus: plays ``trainer`` and ``generator``, over one worker.
+"""The training service on the bus: plays ``trainer`` (of new runs and of known ones) and ``generator``.
 
 Long work commits as it goes. A handler that is begun again, here or in another instance, attaches to its run,
 which goes on from its last checkpoint, and tells the client nothing twice. Knows the bus and the worker;
@@ -13,6 +13,7 @@ under (the project's own); ``hub``, whether a base may be fetched by its name on
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -20,11 +21,9 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from bus import Agent, Conversation, Ended, load_protocol
-from training_service.errors import TrainingError
+from training_service.errors import RequestInvalid, TrainingError
 from training_service.event import (
     Canceled,
-    Checkpoint,
-    Evaluated,
     Failed,
     GenerateRequest,
     Piece,
@@ -33,7 +32,9 @@ from training_service.event import (
     Trained,
     refusal,
 )
+from training_service.follow import carry_out, is_news
 from training_service.message import artifact_message, quote_message, refused_message, run_message
+from training_service.oversight import follow_messages, history_message, list_message, steer_message
 from training_service.request import Artifact, parse_request
 from training_service.worker import Worker
 
@@ -46,7 +47,8 @@ Body: TypeAlias = Any  # classes that are made from a spec at run time: no type 
 
 training = load_protocol("training")
 generation = load_protocol("generation")
-agent = Agent(plays=[training.role("trainer"), generation.role("generator")])
+runs = load_protocol("runs")
+agent = Agent(plays=[training.role("trainer"), generation.role("generator"), runs.role("trainer")])
 
 
 class Service:
@@ -109,7 +111,7 @@ async def quote(order: Body, conversation: Conversation) -> BaseModel:
     conversation.state["task_id"] = str(task_id)
     try:
         request = parse_request(order.model_dump(by_alias=True))
-        answer = await service.worker.prepare(request)
+        answer = await service.worker.prepare(request, conversation_id=conversation.id.hex())
     except TrainingError as error:
         return refused_message(training, task_id, refusal(str(task_id), error))
     if not isinstance(answer, Prepared):
@@ -121,23 +123,23 @@ async def quote(order: Body, conversation: Conversation) -> BaseModel:
 async def run(order: Body, conversation: Conversation) -> None:
     """Carry the run out, or go on with it, and tell the client how it goes."""
     task_id: UUID = order.task_id
-    told = conversation.state.setdefault("told", {"Checkpoint": -1, "Evaluated": -1})
+    told = conversation.state.setdefault("told", {})
     if training.Queued in conversation.allowed():
-        await conversation.send(training.Queued(task_id=task_id, position=0))
+        position = await service.worker.enqueue(str(task_id))
+        await conversation.send(training.Queued(task_id=task_id, position=position))
         await conversation.commit()
-    async for event in service.worker.run(str(task_id)):
-        if isinstance(event, Trained | Failed):
+    if conversation.state.pop("paused", False):
+        with suppress(RequestInvalid):  # it is over: what follows says so
+            await service.worker.resume(str(task_id))
+    async for event in carry_out(service.worker, str(task_id)):
+        if isinstance(event, Trained | Failed | Canceled):
             conversation.state["over"] = True
-            if training.Started in conversation.allowed():  # it was over before anybody could be told of its start
-                await conversation.send(training.Started(task_id=task_id, run_id=str(task_id)))
+            if isinstance(event, Trained | Failed) and told.get("stand") is None:
+                # it was over before anybody could be told of its start
+                await conversation.send(training.Started(task_id=task_id, run_id=f"run-{task_id}"))
         message = run_message(training, task_id, event)
-        if message is None or type(message) not in conversation.allowed():
+        if message is None or type(message) not in conversation.allowed() or not is_news(told, event):
             continue  # it was told by an earlier attempt, or the protocol has no word for it
-        if isinstance(event, Checkpoint | Evaluated):
-            kind, step = type(event).__name__, (event.metrics.step if isinstance(event, Checkpoint) else event.step)
-            if step <= told[kind]:
-                continue
-            told[kind] = step
         await conversation.send(message)
         if not isinstance(event, Progress):
             await conversation.commit()
@@ -150,8 +152,10 @@ async def forget(order: Body, _: Conversation) -> None:
 
 
 @agent.on(training.Pause)
-async def pause(order: Body, _: Conversation) -> BaseModel:
+async def pause(order: Body, conversation: Conversation) -> BaseModel:
     """Stop the run at the end of its step and say where it will go on."""
+    conversation.state["paused"] = True
+    conversation.state.setdefault("told", {})["stand"] = None
     paused = await service.worker.pause(str(order.task_id))
     return training.Paused(task_id=order.task_id, checkpoint=artifact_message(training, paused.checkpoint))
 
@@ -179,6 +183,39 @@ async def _cancel(task_id: str) -> Artifact | None:
     except TrainingError:  # refused at the quote, or trained while the order was on its way
         return None
     return canceled.last_checkpoint
+
+
+# -- runs, as their owners see them -------------------------------------------------------------------
+
+
+@agent.on(runs.List)
+async def list_runs(order: Body, _: Conversation) -> BaseModel:
+    """Say which runs there are."""
+    return list_message(runs, service.worker, order)
+
+
+@agent.on(runs.Show)
+async def show_run(order: Body, _: Conversation) -> BaseModel:
+    """Say how one run went."""
+    return history_message(runs, service.worker, order)
+
+
+@agent.on(runs.PauseRun, runs.ResumeRun, runs.CancelRun)
+async def steer_run(order: Body, _: Conversation) -> BaseModel:
+    """Pause, resume or cancel a run beside the conversation that ordered it."""
+    return await steer_message(runs, service.worker, order)
+
+
+@agent.on(runs.Follow)
+async def follow_run(order: Body, _: Conversation) -> AsyncIterator[BaseModel]:
+    """Say how a run goes until it is over, or until nobody wants to know."""
+    async for message in follow_messages(runs, service.worker, order):
+        yield message
+
+
+@agent.on(runs.Stop)
+async def stop_following(_: Body, __: Conversation) -> None:
+    """Nothing is left to do: the bus has ended the following handler with its turn."""
 
 
 # -- generator ----------------------------------------------------------------------------------------

@@ -30,6 +30,9 @@ BYTES_PER_SECOND = 50e6
 UNTHROTTLED_BYTES = 8 * 1024 * 1024
 """Files below this are written at once: they are gone before they could hurt."""
 
+WORK_PREFIX = ".new-"
+"""How the name of a folder begins whose artifact is not sealed yet."""
+
 ADAPTER_TYPE = "application/vnd.palaver.adapter"
 MODEL_TYPE = "application/vnd.palaver.model"
 CHECKPOINT_TYPE = "application/vnd.palaver.checkpoint"
@@ -126,7 +129,7 @@ def publish(artifacts: Path, media_type: str, fill: Callable[[Path], None]) -> A
     """
     artifacts.mkdir(parents=True, exist_ok=True)
     with disk_errors(str(artifacts)):
-        work = Path(tempfile.mkdtemp(prefix=".new-", dir=artifacts))
+        work = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=artifacts))
         try:
             fill(work)
             return _seal(artifacts, work, media_type)

@@ -9,12 +9,14 @@ import torch
 from training_service.adapters import internal_name
 from training_service.data import Dataset, Encoder, Example, Pair, check_artifact, load_dataset
 from training_service.errors import DataError
+from training_service.event import Variant
 from training_service.model import Base, free_all
 from training_service.plan import plan_of
 from training_service.request import Lora, TrainingRequest
 from training_service.slots import Slot, Slots
 from training_service.steps import Steps
 from training_service.team import ALONE, Team
+from training_service.variant import evaluation_variants
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -41,7 +43,10 @@ class Bench:
         dtype = DTYPES[request.dtype]
         self.slot: Slot | None = slots.shared(request.base, dtype) if request.method == "lora" else None
         self.base: Base = self.slot.base if self.slot is not None else slots.private(request.base)
-        encoder = Encoder(self.base.tokenizer, stop_ids=self.base.stop_ids, max_tokens=self.base.max_tokens)
+        self._roots = roots
+        self.encoder = encoder = Encoder(
+            self.base.tokenizer, stop_ids=self.base.stop_ids, max_tokens=self.base.max_tokens
+        )
         self.dataset = load_dataset(check_artifact(request.dataset, roots), encoder)
         self.evaluation: Dataset | None = None
         if request.evaluation is not None:
@@ -95,6 +100,10 @@ class Bench:
             wanted = "rows with 'chosen' and 'rejected'" if wants_pairs else "rows that train something"
             raise DataError(f"{self.request.dataset.uri}: expected {wanted} for {self.request.objective}, got none")
         return rows
+
+    def variants(self) -> dict[Variant, Dataset]:
+        """Return the held-out rows as each variant of the model is asked them; none where no row is held out."""
+        return dict(evaluation_variants(self.request, self.encoder, self._roots, self.evaluation))
 
     def activate(self) -> None:
         """Make the model compute for this order from now on."""

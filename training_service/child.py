@@ -22,15 +22,17 @@ import transformers
 
 from training_service.adapters import Registry
 from training_service.checkpoint import set_threads
-from training_service.desk import Desk, typed
+from training_service.desk import Desk
 from training_service.errors import RequestInvalid, TrainingError
 from training_service.event import Json, Report, generate_from_json, report_to_json
+from training_service.fault import typed
 from training_service.model import pick_device
 from training_service.pipe import encode, read_message
 from training_service.ranks import Hosting
 from training_service.request import parse_request
 from training_service.run import Places
 from training_service.slots import Slots
+from training_service.sweep import owned, sweep
 
 log = structlog.get_logger()
 
@@ -83,11 +85,17 @@ class Child:
                     raise RequestInvalid(f"expected a request, got {type(body).__name__}")
                 return [desk.prepare(parse_request(body), str(conversation) if conversation else None)]
             case "start":
-                return desk.start(task_id)
+                return desk.runs.start(task_id)
+            case "attach":
+                return desk.runs.attach(task_id)
+            case "resume":
+                return desk.runs.resume(task_id)
             case "pause":
-                return [desk.pause(task_id)]
+                return [desk.runs.pause(task_id, by_owner=order.get("by") == "owner")]
             case "cancel":
-                return [desk.cancel(task_id)]
+                return [desk.runs.cancel(task_id)]
+            case "give-up":
+                return desk.runs.give_up(task_id, str(order.get("why")))
             case "generate":
                 desk.generate(generate_from_json(order.get("request")))
                 return []
@@ -171,7 +179,9 @@ def main() -> None:
     reader = threading.Thread(target=read_orders, args=(pipe.makefile("rb"), orders), name="orders", daemon=True)
     reader.start()
     hosting = Hosting(folders(arguments), torch.get_num_threads(), arguments.hosts, arguments.rendezvous)
-    Child(pipe.makefile("wb"), slots, places, device=device, hosting=hosting).serve(orders)
+    with owned(arguments.state):
+        sweep(places.artifacts, places.runs)
+        Child(pipe.makefile("wb"), slots, places, device=device, hosting=hosting).serve(orders)
 
 
 if __name__ == "__main__":

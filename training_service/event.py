@@ -6,7 +6,7 @@ Loads no model library; both ends of the pipe import it. ``RunEvent`` and ``Spee
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -289,7 +289,10 @@ class GenerateFailed:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """One run as listings show it; *state* is one of ``record.RunState``."""
+    """One run as listings show it; *state* is one of ``record.RunState``, or ``queued``.
+
+    *position* is how many runs leave the queue before it, *detail* why it failed or stands still.
+    """
 
     task_id: str
     state: str
@@ -299,13 +302,25 @@ class RunSummary:
     step: int
     of_steps: int
     loss: float | None
+    priority: int = 5
+    position: int | None = None
+    seconds: float = 0.0
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lineup:
+    """Which runs hold a place, and which wait for one with how many before them; told when it changes."""
+
+    placed: tuple[str, ...] = ()
+    waiting: dict[str, int] = field(default_factory=dict)
 
 
 Speech: TypeAlias = Piece | Generated
-Report: TypeAlias = Prepared | Refused | RunEvent | Piece | Generated | GenerateFailed
+Report: TypeAlias = Prepared | Refused | RunEvent | Lineup | Piece | Generated | GenerateFailed
 REPORTS = (
     Prepared, Refused, Queued, Started, Progress, Checkpoint, Evaluated, Suspended, Trained, Failed, Paused,
-    Canceled, Piece, Generated, GenerateFailed,
+    Canceled, Lineup, Piece, Generated, GenerateFailed,
 )  # fmt: skip
 _BY_NAME: dict[str, TypeAdapter[Report]] = {one.__name__: TypeAdapter(one) for one in REPORTS}
 _GENERATE = TypeAdapter(GenerateRequest)

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from training_service.errors import ExactnessBroken, RequestInvalid
 from training_service.event import Json
 from training_service.model import Base
+from training_service.request import Artifact
 from training_service.team import Cut, Row, random_name
 
 
@@ -166,6 +167,10 @@ class Group:
             distributed.all_gather(states, own)
             found |= {random_name(kind, rank): state for rank, state in enumerate(states)}
         return found
+
+    def recall(self, checkpoint: Artifact) -> None:
+        """Let the others go back to *checkpoint*."""
+        self.call("recall", artifact=checkpoint.model_dump_json())
 
     def peak(self, measure: Callable[[], int]) -> int:
         """Return the sum of what *measure* gives; the others are called and give theirs."""

@@ -29,13 +29,14 @@ from training_service.adapters import Registry
 from training_service.bench import Bench
 from training_service.checkpoint import restore_checkpoint, set_threads
 from training_service.child import configure_logging
-from training_service.desk import typed
 from training_service.errors import ExactnessBroken, Lost, TrainingError
 from training_service.event import Json, report_to_json
+from training_service.fault import typed
 from training_service.group import Group
 from training_service.pipe import encode, read_message
 from training_service.quote import peak_bytes
 from training_service.record import RunRecord, load_record
+from training_service.request import Artifact
 from training_service.run import Places, Run
 from training_service.slots import Slots
 
@@ -99,8 +100,8 @@ def lead(record: RunRecord, slots: Slots, places: Places, group: Group, link: Li
 def follow(record: RunRecord, slots: Slots, places: Places, group: Group) -> None:
     """Do what rank 0 calls for, until it says that the run is over."""
     bench = Bench(record.request, slots, places.roots, use="run", team=group)
+    facts = {"base_sha256": bench.base.sha256, "dataset_sha256": bench.dataset.sha256}
     if record.checkpoint is not None:
-        facts = {"base_sha256": bench.base.sha256, "dataset_sha256": bench.dataset.sha256}
         restore_checkpoint(record.checkpoint.artifact, bench.steps, **facts)
     group.agree(bench.standing)
     steps, taking = bench.steps, iter(bench.steps)
@@ -114,6 +115,8 @@ def follow(record: RunRecord, slots: Slots, places: Places, group: Group) -> Non
                 group.everyones(steps.randomness)
             case "model":
                 group.give_model()
+            case "recall":
+                restore_checkpoint(Artifact.model_validate_json(str(call["artifact"])), steps, **facts)
             case "peak":
                 group.peak(lambda: peak_bytes(bench.base.device))
             case "wait":

@@ -8,12 +8,24 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from training_service.artifact import write_json
-from training_service.errors import ArtifactDamaged, ExactnessBroken, NoSuchRun
-from training_service.event import Canceled, Checkpoint, Failed, Metrics, Prepared, RunSummary, Trained
+from training_service.errors import ArtifactDamaged, ExactnessBroken, NoSuchRun, TrainingError
+from training_service.event import (
+    Canceled,
+    Checkpoint,
+    Evaluated,
+    Failed,
+    Metrics,
+    Prepared,
+    RunSummary,
+    Trained,
+)
 from training_service.request import TrainingRequest, canonical_task_id
+
+log = structlog.get_logger()
 
 
 class RunState(StrEnum):
@@ -44,7 +56,17 @@ RECORD = "run.json"
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run as it stands on disk; *checkpoint* is the newest, *seconds* the time spent in steps so far."""
+    """One run as it stands on disk.
+
+    Attributes:
+        request: The order, without its owner's key.
+        checkpoint: The newest.
+        best: Where the held-out loss was lowest, while early stopping looks for it.
+        seconds: Spent in slices so far.
+        peak_memory_bytes: The most that was held during one of its slices.
+        owner_sha256: The hash of the owner's key; the key itself is kept nowhere.
+        evaluations: All so far; what early stopping decides follows from them alone.
+    """
 
     request: TrainingRequest
     state: RunState
@@ -54,6 +76,10 @@ class RunRecord:
     metrics: Metrics | None = None
     seconds: float = 0.0
     conversation_id: str | None = None
+    peak_memory_bytes: int = 0
+    owner_sha256: str | None = None
+    evaluations: tuple[Evaluated, ...] = ()
+    best: Checkpoint | None = None
     ended: Trained | Failed | Canceled | None = None
 
     @property
@@ -84,6 +110,9 @@ class RunRecord:
             step=self.metrics.step if self.metrics else 0,
             of_steps=self.prepared.quote.steps,
             loss=self.metrics.loss if self.metrics else None,
+            priority=request.priority,
+            seconds=self.seconds,
+            detail=self.ended.detail if isinstance(self.ended, Failed) else None,
         )
 
 
@@ -137,5 +166,11 @@ def load_record(runs: Path, task_id: str) -> RunRecord:
 
 
 def all_records(runs: Path) -> tuple[RunRecord, ...]:
-    """Return every record, sorted by task id."""
-    return tuple(load_record(runs, path.parent.name) for path in sorted(runs.glob(f"*/{RECORD}")))
+    """Return every record that can be read, sorted by task id; a damaged one is logged and hides no other."""
+    found = []
+    for path in sorted(runs.glob(f"*/{RECORD}")):
+        try:
+            found.append(load_record(runs, path.parent.name))
+        except TrainingError as error:
+            log.warning("run.failed", task_id=path.parent.name, code=error.code, detail=str(error))
+    return tuple(found)

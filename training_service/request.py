@@ -244,7 +244,8 @@ def _faults(error: ValidationError, where: str) -> str:
     for fault in error.errors(include_url=False):
         place = ".".join(str(part) for part in fault["loc"]) or "the whole"
         message = fault["msg"].removeprefix("Value error, ")
-        got = "" if fault["type"] in ("missing", "value_error") else f", got {_short(fault['input'])}"
+        is_secret = place == "owner_key"
+        got = "" if is_secret or fault["type"] in ("missing", "value_error") else f", got {_short(fault['input'])}"
         lines.append(f"{where}: {place}: {message[:1].lower()}{message[1:]}{got}")
     return "\n".join(lines)
 

@@ -27,18 +27,24 @@ from training_service.event import (
     Usage,
     Variant,
 )
-from training_service.quote import peak_bytes
-from training_service.record import RunRecord, RunState, save_record
+from training_service.history import HISTORY, History
+from training_service.record import RunRecord, RunState, record_path, save_record
 from training_service.request import Artifact
 from training_service.result import publish_result
+from training_service.scalars import EventFiles
 from training_service.slots import Slots
+from training_service.stopping import Verdict, judge, tuned_losses
 from training_service.team import ALONE, Team
+from training_service.usage import Meter
 
 CHECKPOINTS_KEPT = 2
 """The newest, and one more for a reader that was just told of it."""
 
 CHECKPOINTS_OF_A_RUN, FEWEST_STEPS = 10, 10
 """Where the request does not say: every tenth of the run, but not more often than this many steps."""
+
+UNTUNED = (Variant.BASE, Variant.SYSTEM_PROMPT)
+"""What is evaluated before the first step and stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +67,27 @@ class Run:
     def __init__(self, record: RunRecord, slots: Slots, places: Places, *, team: Team = ALONE) -> None:
         self.record = record
         self._places = places
-        self._bench = Bench(record.request, slots, places.roots, use="run", team=team)
+        self._bench = bench = Bench(record.request, slots, places.roots, use="run", team=team)
+        self._history: History | None = None
+        self._events: EventFiles | None = None
         try:
             self._resumed_from_step = self._restore()
+            self._rows = bench.variants()
             self._keep(state=RunState.RUNNING, ended=None)
+            folder = record_path(places.runs, record.task_id).parent
+            self._history = History(folder / HISTORY, until=self.step)
+            if record.request.tensorboard:
+                self._events = EventFiles(folder, step=self.step)
         except BaseException:
-            self._bench.close()
+            self.close()
             raise
         self._kept: list[Artifact] = [record.checkpoint.artifact] if record.checkpoint else []
-        self._seconds = record.seconds
+        self._meter = Meter(bench.base.device, seconds=record.seconds, peak_bytes=record.peak_memory_bytes)
         self._began_at, self._first_step = time.monotonic(), self.step
-        self._scores: dict[str, float] = {}
+        self._checkpoint_every = bench.request.checkpoint_every or max(
+            FEWEST_STEPS, math.ceil(bench.steps.plan.steps / CHECKPOINTS_OF_A_RUN)
+        )
+        self._steps = iter(bench.steps)
         self._slices = self._work()
 
     def _restore(self) -> int | None:
@@ -79,11 +95,28 @@ class Run:
         if bench.base.sha256 != self.record.base_sha256:
             raise ArtifactDamaged(f"expected the base {bench.base.name!r} that was quoted, it has changed; order anew")
         if last is None:
+            self._forget_after(0)
             return None
-        facts = restore_checkpoint(
-            last.artifact, bench.steps, base_sha256=bench.base.sha256, dataset_sha256=bench.dataset.sha256
+        self._load(last)
+        self._forget_after(self.step)
+        return self.step
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        bench = self._bench
+        restore_checkpoint(
+            checkpoint.artifact, bench.steps, base_sha256=bench.base.sha256, dataset_sha256=bench.dataset.sha256
         )
-        return facts.step
+
+    def _forget_after(self, step: int) -> None:
+        """Let the record say nothing of steps that will be taken again."""
+        record = self.record
+        best = record.best if record.best is not None and record.best.metrics.step <= step else None
+        self.record = replace(
+            record,
+            metrics=record.checkpoint.metrics if record.checkpoint is not None else None,
+            evaluations=tuple(one for one in record.evaluations if one.step <= step),
+            best=best,
+        )
 
     @property
     def standing(self) -> str:
@@ -118,11 +151,8 @@ class Run:
             TrainingError: The run cannot go on; its last checkpoint stands.
         """
         self._bench.activate()
-        began_at = time.monotonic()
-        try:
+        with self._meter.slice():
             return next(self._slices)
-        finally:
-            self._seconds += time.monotonic() - began_at
 
     def checkpoint(self) -> Checkpoint:
         """Put the present state on disk; where it is there already, say so again.
@@ -134,25 +164,39 @@ class Run:
         metrics = self.record.metrics or Metrics(0, 0.0, bench.steps.plan.rate(0))
         if last is not None and last.metrics.step == self.step:
             return last
+        assert self._history is not None  # until it is closed
+        self._history.sync()
+        if self._events is not None:
+            self._events.flush()
         artifact = write_checkpoint(
             self._places.artifacts,
             bench.steps,
             task_id=self.record.task_id,
             base_sha256=bench.base.sha256,
             dataset_sha256=bench.dataset.sha256,
-            seconds=self._seconds,
+            seconds=self._meter.seconds,
             metrics=metrics,
         )
         report = Checkpoint(self.record.task_id, artifact, metrics)
         self._keep(checkpoint=report)
         self._kept.append(artifact)
-        for old in self._kept[:-CHECKPOINTS_KEPT]:
-            remove(old)
-        self._kept = self._kept[-CHECKPOINTS_KEPT:]
+        self._remove_old()
         return report
+
+    def _remove_old(self) -> None:
+        best = self.record.best
+        for old in self._kept[:-CHECKPOINTS_KEPT]:
+            if best is None or old != best.artifact:
+                remove(old)
+        pinned = [best.artifact] if best is not None and best.artifact in self._kept[:-CHECKPOINTS_KEPT] else []
+        self._kept = pinned + self._kept[-CHECKPOINTS_KEPT:]
 
     def close(self) -> None:
         """Give the memory back; nothing may be asked of the run afterwards."""
+        if self._history is not None:
+            self._history.close()
+        if self._events is not None:
+            self._events.close()
         self._bench.close()
 
     def _keep(self, **changes: object) -> None:
@@ -164,44 +208,92 @@ class Run:
         self.record = moved
 
     def _work(self) -> Iterator[list[RunEvent]]:
-        bench, task_id = self._bench, self.record.task_id
-        every = bench.request.checkpoint_every or max(
-            FEWEST_STEPS, math.ceil(bench.steps.plan.steps / CHECKPOINTS_OF_A_RUN)
-        )
-        if self.step == 0:
-            yield from self._evaluate()
-        of_steps = bench.steps.plan.steps
-        for metrics in bench.steps:
-            # On disk with the next checkpoint: a file for each step would cost more than the step.
-            self.record = replace(self.record, metrics=metrics, seconds=self._seconds)
-            reports: list[RunEvent] = [
-                Progress(task_id, metrics, of_steps, self._seconds_left(), self._resumed_from_step)
-            ]
-            if metrics.step % every == 0:
-                reports.append(self.checkpoint())
-            yield reports
-        yield from self._evaluate()
+        while True:
+            if self._owes_evaluation():
+                yield from self._evaluate()
+            verdict = self._verdict()
+            if verdict.best_step == self.step and self.step:
+                yield [self._keep_best()]
+            elif self.step and self.step % self._checkpoint_every == 0 and not self._has_checkpoint():
+                yield [self.checkpoint()]
+            if verdict.is_over or self.step >= self._bench.steps.plan.steps:
+                break
+            yield [self._take_step()]
         yield [self._finish()]
+
+    def _verdict(self) -> Verdict:
+        return judge(tuned_losses(self.record.evaluations), self.record.request.early_stopping)
+
+    def _has_checkpoint(self) -> bool:
+        return self.record.checkpoint is not None and self.record.checkpoint.metrics.step == self.step
+
+    def _take_step(self) -> Progress:
+        metrics = next(self._steps)
+        # On disk with the next checkpoint: a file for each step would cost more than the step.
+        meter = self._meter
+        self.record = replace(self.record, metrics=metrics, seconds=meter.seconds, peak_memory_bytes=meter.peak_bytes)
+        assert self._history is not None  # until it is closed
+        self._history.add(metrics)
+        if self._events is not None:
+            self._events.add_step(metrics)
+        of_steps = self._bench.steps.plan.steps
+        return Progress(self.record.task_id, metrics, of_steps, self._seconds_left(), self._resumed_from_step)
 
     def _seconds_left(self) -> float:
         done = self.step - self._first_step
         return (time.monotonic() - self._began_at) / done * (self._bench.steps.plan.steps - self.step)
 
+    def _keep_best(self) -> Checkpoint:
+        report = self.checkpoint()
+        if self.record.best != report:
+            self._keep(best=report)
+            self._remove_old()
+        return report
+
+    def _owes_evaluation(self) -> bool:
+        request, step = self.record.request, self.step
+        if not self._rows or any(one.step == step for one in self.record.evaluations):
+            return False
+        every = request.evaluate_every or (self._checkpoint_every if request.early_stopping else None)
+        return step in (0, self._bench.steps.plan.steps) or (every is not None and step % every == 0)
+
     def _evaluate(self) -> Iterator[list[RunEvent]]:
-        bench = self._bench
-        if bench.evaluation is None:
-            return
-        tally = Tally()
-        with bench.whole():
-            for _ in score_rows(bench.base.model, bench.base, bench.evaluation, tally):
-                yield []
-        variant = Variant.TUNED if self.step else Variant.BASE
-        yield [Evaluated(self.record.task_id, self.step, (Score(variant, tally.loss, tally.metrics()),))]
-        self._scores = tally.metrics() | {"evaluation_loss": tally.loss}
+        """Score the held-out rows; those who learn nothing are scored before the first step alone."""
+        scores = [score for one in self.record.evaluations[:1] for score in one.scores]
+        for variant in UNTUNED if self.step == 0 else (Variant.TUNED,):
+            if variant not in self._rows:
+                continue
+            tally, bench = Tally(), self._bench
+            with bench.whole():
+                scoring = score_rows(bench.base.model, bench.base, self._rows[variant], tally)
+                while True:
+                    if variant is not Variant.TUNED and bench.slot is not None:
+                        bench.slot.host.activate(None)
+                    if next(scoring, self) is self:
+                        break
+                    yield []
+            scores.append(Score(variant, tally.loss, tally.metrics()))
+        report = Evaluated(self.record.task_id, self.step, tuple(scores))
+        self._keep(evaluations=(*self.record.evaluations, report))
+        if self._events is not None:
+            self._events.add_scores(self.step, scores)
+        yield [report]
+
+    def _published_scores(self, step: int) -> dict[str, float]:
+        """Return what the tuned model reached on the held-out rows at *step*."""
+        for one in self.record.evaluations:
+            score = one.score(Variant.TUNED)
+            if one.step == step and score is not None:
+                return score.metrics | {"evaluation_loss": score.loss}
+        return {}
 
     def _finish(self) -> Trained:
         bench, record = self._bench, self.record
         metrics = record.metrics or Metrics(self.step, 0.0, 0.0)
+        if record.best is not None and record.best.metrics.step != self.step:
+            metrics = record.best.metrics
+            bench.steps.team.recall(record.best.artifact)
+            self._load(record.best)
         with bench.whole():
             artifact = publish_result(self._places.artifacts, bench)
         adapter = self._places.registry.register(
@@ -215,14 +307,17 @@ class Run:
                 request=record.request.model_dump(mode="json"),
                 dataset_sha256=bench.dataset.sha256,
                 seed=record.request.seed,
-                metrics={"loss": metrics.loss, "step": float(metrics.step)} | self._scores,
+                metrics={"loss": metrics.loss, "step": float(metrics.step)} | self._published_scores(metrics.step),
                 versions=library_versions(),
                 conversation_id=record.conversation_id,
             ),
         )
         quote = record.prepared.quote
-        peak = bench.steps.team.peak(lambda: peak_bytes(bench.base.device))
-        used = Usage(peak, self._seconds, quote.peak_memory_bytes, quote.seconds)
+        meter = self._meter
+        peak = bench.steps.team.peak(lambda: meter.peak_bytes)
+        used = Usage(peak, meter.seconds, quote.peak_memory_bytes, quote.seconds)
         trained = Trained(record.task_id, artifact, adapter.label, metrics, used)
-        self._keep(state=RunState.TRAINED, ended=trained, seconds=self._seconds)
+        assert self._history is not None  # until it is closed
+        self._history.sync()
+        self._keep(state=RunState.TRAINED, ended=trained, seconds=meter.seconds, peak_memory_bytes=meter.peak_bytes)
         return trained

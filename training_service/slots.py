@@ -1,4 +1,4 @@
-"""Where runs and texts compute: one resident base for each (hash, dtype), and whose turn it is.
+"""Where runs and texts compute: one resident base for each (hash, dtype).
 
 LoRA runs and texts share a resident base and take turns at step ends; a full run gets a copy of the weights for
 itself, so that the resident base never changes.
@@ -90,30 +90,3 @@ class Slots:
             slot = self._by_folder.pop(place)
             if slot not in self._by_folder.values():
                 self._by_hash = {key: one for key, one in self._by_hash.items() if one is not slot}
-
-
-class FairShare:
-    """Whose turn is next: who has had the fewest tokens. Pure.
-
-    A newcomer starts at the level of the least served, so that it neither starves the others nor waits for them.
-    """
-
-    def __init__(self) -> None:
-        self._served: dict[str, int] = {}
-
-    def add(self, name: str) -> None:
-        """Let *name* take part."""
-        self._served.setdefault(name, min(self._served.values(), default=0))
-
-    def remove(self, name: str) -> None:
-        """Let *name* take part no longer."""
-        self._served.pop(name, None)
-
-    def charge(self, name: str, n_tokens: int) -> None:
-        """Note that *name* has had *n_tokens*."""
-        if name in self._served:
-            self._served[name] += n_tokens
-
-    def next(self) -> str | None:
-        """Return whose turn it is, or None where nobody takes part."""
-        return min(self._served, key=lambda name: self._served[name], default=None)

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from training_service.model import Base
+from training_service.request import Artifact
 
 Row = TypeVar("Row")
 Cut: TypeAlias = Callable[[Sequence[Row]], Iterable[Sequence[Row]]]
@@ -67,6 +68,9 @@ class Team(Protocol):
     def everyones(self, randomness: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the random state of all ranks under ``random_name``; rank 0 alone asks."""
 
+    def recall(self, checkpoint: Artifact) -> None:
+        """Let the others go back to *checkpoint*, as this rank is about to; rank 0 alone asks."""
+
     def peak(self, measure: Callable[[], int]) -> int:
         """Return the sum of what *measure* gives in every rank; rank 0 alone asks."""
 
@@ -118,6 +122,9 @@ class Alone:
     def everyones(self, randomness: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return this process's random state."""
         return {random_name(kind, 0): state for kind, state in randomness.items()}
+
+    def recall(self, checkpoint: Artifact) -> None:
+        """There is nobody else."""
 
     def peak(self, measure: Callable[[], int]) -> int:
         """Return what *measure* gives."""

@@ -5,12 +5,9 @@ code ``lost``, and running the same task again resumes it from its last checkpoi
 """
 
 import asyncio
-import os
-import socket
-import sys
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,10 +23,13 @@ from training_service.event import (
     GenerateFailed,
     GenerateRequest,
     Json,
+    Lineup,
+    Metrics,
     Paused,
     Piece,
     Prepared,
     Progress,
+    Queued,
     Refused,
     Report,
     RunEvent,
@@ -39,32 +39,23 @@ from training_service.event import (
     refusal,
     report_from_json,
 )
-from training_service.pipe import LENGTH_BYTES, decode, decode_length, encode
-from training_service.record import all_records, find_record, load_record
+from training_service.process import ChildProcess, child_environment
+from training_service.record import RunRecord, RunState, all_records, find_record, load_record
 from training_service.request import TrainingRequest
 
 log = structlog.get_logger()
 
-BACK_OFF, BACK_OFF_LIMIT = 0.2, 30.0
-"""Seconds between two starts of a child that keeps dying; doubles, and begins anew after a minute of life."""
+QUEUED = "queued"
+"""The state of a run that waits for a place; on disk there is none such."""
 
-QUIET = {
-    # How long a thread spins for the next piece of a step. Measured, two threads of two cores, the tiny base:
-    # alone 67 ms a step with the library's own count, 72 with this one, 115 without spinning; beside two busy
-    # processes 1,300, 145 and 118.
-    "GOMP_SPINCOUNT": "1000",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
-"""The child's environment where the service's own does not say otherwise."""
+QUEUE_LIMIT = 10.0
+"""Seconds that a client waits for its place in the queue; the protocol gives 30."""
 
-STOP_LIMIT = 10.0
-"""Seconds for the child to end by itself before it is killed."""
+STANDS_STILL = "the service was stopped under it: it goes on with its conversation, or when it is resumed"
 
 
 @dataclass(slots=True, eq=False)
-class _Reports:
+class Reports:
     """What has come for one reader; of several progress reports in a row only the newest."""
 
     waiting: deque[Report] = field(default_factory=deque)
@@ -72,6 +63,7 @@ class _Reports:
     listening: bool = True  # a follower listens from the reply on that says where the run stands
 
     def put(self, report: Report) -> None:
+        """Add a report."""
         if not self.listening:
             return
         if isinstance(report, Progress) and self.waiting and isinstance(self.waiting[-1], Progress):
@@ -80,6 +72,7 @@ class _Reports:
         self.arrived.set()
 
     async def get(self) -> Report:
+        """Wait for the next report."""
         while not self.waiting:
             self.arrived.clear()
             await self.arrived.wait()
@@ -89,7 +82,7 @@ class _Reports:
 @dataclass(slots=True)
 class _Call:
     reply: asyncio.Future[list[Report]]
-    follower: _Reports | None = None
+    follower: Reports | None = None
 
 
 class Worker:
@@ -118,42 +111,35 @@ class Worker:
         rendezvous: str | None = None,
     ) -> None:
         self._models_dir = models_dir
-        self._runs = state_dir / "runs"
+        self.runs_folder = state_dir / "runs"
         self._state_dir = state_dir
         self._roots = roots
         self._allow_hub = allow_hub
-        self._threads = threads
         self._n_hosts = n_hosts
         self._rendezvous = rendezvous
         self.adapters = Registry(state_dir / "adapters")
         self._calls: dict[int, _Call] = {}
         self._n_calls = self._n_texts = 0
-        self._followers: dict[str, set[_Reports]] = {}
-        self._texts: dict[str, _Reports] = {}
-        self._child: asyncio.subprocess.Process | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._connected = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._followers: dict[str, set[Reports]] = {}
+        self._texts: dict[str, Reports] = {}
+        self._lineup = Lineup()
+        self._newest: dict[str, Metrics] = {}  # of the runs that are placed
+        environment = child_environment(threads=threads, allow_hub=allow_hub)
+        self._child = ChildProcess(self._arguments(), environment, take=self._take, lost=self._drop_all)
 
     @property
     def child_pid(self) -> int | None:
         """The child's process id, or None while there is none."""
-        return self._child.pid if self._child is not None and self._child.returncode is None else None
+        return self._child.pid
 
     async def start(self) -> None:
         """Have the child started in the background; returns at once. Orders given before it is warm wait."""
-        if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep_child(), name="training child")
+        await self._child.start()
 
     async def stop(self) -> None:
         """End the child and wait for its end; runs in progress resume when they are run again."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is None:
-            return
-        keeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeper
-        self._drop_all("the service was stopped")
+        if await self._child.stop():
+            self._drop_all("the service was stopped")
 
     async def prepare(self, request: TrainingRequest, *, conversation_id: str | None = None) -> Prepared | Refused:
         """Audit the data of *request* and measure what the run will need; nothing is trained.
@@ -173,21 +159,23 @@ class Worker:
             raise TrainingError(f"expected an answer to prepare, got {report!r}")
         return report
 
-    async def run(self, task_id: str) -> AsyncIterator[RunEvent]:
+    async def run(self, task_id: str, *, resumes: bool = True) -> AsyncIterator[RunEvent]:
         """Start, resume or re-attach to the run of *task_id* and follow it to one of ``RUN_ENDS``.
 
-        The first report is ``Queued``, then ``Started`` (at once where the run is on its slot already); a run
+        With *resumes* false a run that was paused stays so: ``Suspended`` says it, and more comes when it goes on.
+        Otherwise the first report is ``Queued``, then ``Started`` (at once where the run is on its slot already); a run
         that is over gives its end alone. To stop reading does not stop the run.
 
         Raises:
             NoSuchRun: The task was never prepared.
         """
-        load_record(self._runs, task_id)
-        follower = _Reports(listening=False)
+        load_record(self.runs_folder, task_id)
+        follower = Reports(listening=False)
         self._followers.setdefault(task_id, set()).add(follower)
         try:
             try:
-                await self._call({"command": "start", "task_id": task_id}, follower=follower)
+                command = "start" if resumes else "attach"
+                await self._call({"command": command, "task_id": task_id}, follower=follower)
             except Lost as error:
                 yield self._lost(task_id, str(error))
                 return
@@ -198,23 +186,60 @@ class Worker:
                 if isinstance(report, RUN_ENDS):
                     return
         finally:
-            self._followers[task_id].discard(follower)
-            if not self._followers[task_id]:
-                del self._followers[task_id]
+            self._leave(task_id, follower)
 
-    async def pause(self, task_id: str) -> Paused:
+    async def enqueue(self, task_id: str) -> int:
+        """Queue the run of *task_id* as ``run`` does and return how many are before it.
+
+        Where the child is in a long step or gone, that is a guess, and ``run`` queues it.
+        """
+        with suppress(TimeoutError, Lost):
+            async with asyncio.timeout(QUEUE_LIMIT):
+                for report in await self._call({"command": "attach", "task_id": task_id}):
+                    if isinstance(report, Queued):
+                        return report.position
+        return len(self._lineup.waiting)
+
+    @contextmanager
+    def listen(self, task_id: str) -> Iterator[Reports]:
+        """Give what the run of *task_id* reports from now on; starts nothing and ends nothing."""
+        reports = Reports()
+        self._followers.setdefault(task_id, set()).add(reports)
+        try:
+            yield reports
+        finally:
+            self._leave(task_id, reports)
+
+    def _leave(self, task_id: str, follower: Reports) -> None:
+        self._followers[task_id].discard(follower)
+        if not self._followers[task_id]:
+            del self._followers[task_id]
+
+    async def pause(self, task_id: str, *, by_owner: bool = False) -> Paused:
         """Write a checkpoint at the end of the present step and take the run off its slot.
+
+        Whoever follows the run gets ``Paused``, its last report; or ``Suspended`` where its owner did it beside
+        their conversation.
 
         Raises:
             TrainingError: There is no such run, it is over, or the child died.
         """
-        (report,) = await self._call({"command": "pause", "task_id": task_id})
+        by = "owner" if by_owner else "client"
+        (report,) = await self._call({"command": "pause", "task_id": task_id, "by": by})
         assert isinstance(report, Paused)
         return report
 
     async def resume(self, task_id: str) -> None:
-        """Let a paused run go on; ``run`` does so too, and follows it."""
-        await self._call({"command": "start", "task_id": task_id})
+        """Let a run go on that was paused, failed, or stood still since the service was stopped.
+
+        Raises:
+            TrainingError: There is no such run, it was never to begin, it is over for good, or the child died.
+        """
+        await self._call({"command": "resume", "task_id": task_id})
+
+    async def give_up(self, task_id: str, why: str) -> None:
+        """Let a run fail as lost: the child has died under it again and again."""
+        await self._call({"command": "give-up", "task_id": task_id, "why": why})
 
     async def cancel(self, task_id: str) -> Canceled:
         """Stop the run for good, with a last checkpoint; one that is canceled already says so again.
@@ -227,8 +252,21 @@ class Worker:
         return report
 
     def runs(self) -> tuple[RunSummary, ...]:
-        """Return every run of this state folder, as it stands on disk."""
-        return tuple(record.summary() for record in all_records(self._runs))
+        """Return every run of this state folder, as it stands now."""
+        return tuple(self.summary(record) for record in all_records(self.runs_folder))
+
+    def summary(self, record: RunRecord) -> RunSummary:
+        """Return where the run of *record* stands: what is on disk, and what the child says of places and queue."""
+        found, lineup = record.summary(), self._lineup
+        if record.task_id in lineup.placed:
+            newest = self._newest.get(record.task_id)
+            found = replace(found, state=RunState.RUNNING, detail=None)
+            return found if newest is None else replace(found, step=newest.step, loss=newest.loss)
+        if record.task_id in lineup.waiting:
+            return replace(found, state=QUEUED, position=lineup.waiting[record.task_id], detail=None)
+        if record.state is RunState.RUNNING:
+            return replace(found, state=RunState.PAUSED, detail=STANDS_STILL)
+        return found
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Speech]:
         """Write one text: pieces as they come, then ``Generated``. To stop reading stops the writing.
@@ -239,7 +277,7 @@ class Worker:
         self._n_texts += 1
         # A name of its own on the pipe: what is still on its way for an abandoned text reaches no later one.
         written = replace(request, request_id=f"{self._n_texts}:{request.request_id}")
-        reports = self._texts[written.request_id] = _Reports()
+        reports = self._texts[written.request_id] = Reports()
         finished = False
         try:
             await self._call({"command": "generate", "request": generate_to_json(written)})
@@ -253,98 +291,31 @@ class Worker:
                 yield replace(report, request_id=request.request_id)
         finally:
             del self._texts[written.request_id]
-            if not finished and self._writer is not None:
-                self._send(self._writer, {"command": "cancel-generate", "request_id": written.request_id})
+            if not finished:
+                self._child.send({"command": "cancel-generate", "request_id": written.request_id})
 
-    async def _call(self, order: Json, *, follower: _Reports | None = None) -> list[Report]:
-        if self._keeper is None:
+    async def _call(self, order: Json, *, follower: Reports | None = None) -> list[Report]:
+        if not self._child.is_kept:
             raise TrainingError("expected a started worker: call start() first")
-        await self._connected.wait()
-        assert self._writer is not None
+        await self._child.connected()
         self._n_calls += 1
         number = self._n_calls
         call = _Call(asyncio.get_running_loop().create_future(), follower)
         self._calls[number] = call
         try:
-            self._send(self._writer, {**order, "number": number})
+            self._child.send({**order, "number": number})
             return await call.reply
         finally:
             self._calls.pop(number, None)
 
-    @staticmethod
-    def _send(writer: asyncio.StreamWriter, message: Json) -> None:
-        if not writer.is_closing():
-            writer.write(encode(message))
-
-    async def _keep_child(self) -> None:
-        pause, loop = BACK_OFF, asyncio.get_running_loop()
-        while True:
-            started_at = loop.time()
-            why = await self._live_once()
-            log.warning("child.died", detail=why)
-            self._drop_all(why)
-            pause = BACK_OFF if loop.time() - started_at > 60 else min(pause * 2, BACK_OFF_LIMIT)
-            await asyncio.sleep(pause)
-
-    async def _live_once(self) -> str:
-        """Start a child, read it to its end, and return how it ended."""
-        ours, theirs = socket.socketpair()
-        try:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, *self._arguments(theirs.fileno()), pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL, env=self._environment(),
-            )  # fmt: skip
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours)
-        self._child, self._writer = child, writer
-        self._connected.set()
-        log.info("child.started", pid=child.pid)
-        try:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
-                await self._read(reader)
-            writer.close()  # a child that lives reads the end and goes
-            code = await self._end_of(child)
-        except asyncio.CancelledError:
-            writer.close()
-            await self._end_of(child)
-            raise
-        finally:
-            self._connected.clear()
-            self._writer = None
-            with suppress(ConnectionError):
-                await writer.wait_closed()
-        return f"the training child was killed by signal {-code}" if code < 0 else f"the training child exited: {code}"
-
-    async def _end_of(self, child: asyncio.subprocess.Process) -> int:
-        try:
-            return await asyncio.wait_for(child.wait(), STOP_LIMIT)
-        except TimeoutError:
-            child.kill()
-            return await child.wait()
-
-    def _arguments(self, descriptor: int) -> list[str]:
-        arguments = ["-m", "training_service.child", "--fd", str(descriptor)]
+    def _arguments(self) -> list[str]:
+        arguments = ["-m", "training_service.child"]
         arguments += ["--models", str(self._models_dir), "--state", str(self._state_dir)]
         for root in self._roots:
             arguments += ["--root", str(root)]
         arguments += ["--hosts", str(self._n_hosts)]
         arguments += ["--rendezvous", self._rendezvous] if self._rendezvous is not None else []
         return [*arguments, *(["--hub"] if self._allow_hub else [])]
-
-    def _environment(self) -> dict[str, str]:
-        # HF_TOKEN travels here and nowhere else.
-        threads = {} if self._threads is None else {"OMP_NUM_THREADS": str(self._threads)}
-        hub = {} if self._allow_hub else {"HF_HUB_OFFLINE": "1"}
-        return {**QUIET, **os.environ, **threads, **hub}
-
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        while True:
-            length = decode_length(await reader.readexactly(LENGTH_BYTES))
-            self._take(decode(await reader.readexactly(length)))
 
     def _take(self, message: Json) -> None:
         found = message["reports"]
@@ -375,11 +346,18 @@ class Worker:
             if reader is not None:
                 reader.put(report)
             return
+        if isinstance(report, Lineup):
+            self._lineup = report
+            self._newest = {name: one for name, one in self._newest.items() if name in report.placed}
+            return
+        if isinstance(report, Progress):
+            self._newest[report.task_id] = report.metrics
         for follower in self._followers.get(report.task_id, ()):
             follower.put(report)
 
     def _drop_all(self, why: str) -> None:
         """End everything in flight as lost."""
+        self._lineup = Lineup()
         for call in self._calls.values():
             if not call.reply.done():
                 call.reply.set_exception(Lost(why))
@@ -391,7 +369,7 @@ class Worker:
 
     def _lost(self, task_id: str, why: str) -> Failed:
         try:
-            record = find_record(self._runs, task_id)
+            record = find_record(self.runs_folder, task_id)
         except ArtifactDamaged:
             record = None
         last = record.checkpoint.artifact if record is not None and record.checkpoint is not None else None

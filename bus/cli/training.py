@@ -1,4 +1,4 @@
-"""``palaver train``, ``generate``, ``runs``, ``adapters``: the training service, seen from the shell."""
+"""``palaver train``, ``generate``, ``adapters``: the training service, seen from the shell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bus.cli.options import BusOption, JsonOption, TimeoutOption, connect, run
 from bus.cli.output import errors, print_json, print_table, say
 from bus.cli.train_view import TrainView
 from bus.cli.training_file import TrainingFile, load_training_file
-from bus.cli.training_shelf import Adapter, Run, list_adapters, list_runs
+from bus.cli.training_shelf import Adapter, list_adapters
 from bus.ids import show_id
 from bus.sdk.client import Client
 from bus.sdk.opened import OpenConversation
@@ -93,32 +93,6 @@ def generate(
     }
     outcome = run(_generate(protocol, fields, connect(bus, name=client_name(request_id)), as_json), timeout)
     raise typer.Exit(exit_code_of_outcome(outcome, [name for name, _ in protocol.spec.outcomes]))
-
-
-def runs(bus: BusOption = None, as_json: JsonOption = False) -> None:
-    """List the training runs that the bus has seen, the newest last."""
-
-    async def ask() -> list[Run]:
-        async with connect(bus) as client:
-            return await list_runs(client)
-
-    found = run(ask())
-    if as_json:
-        print_json([one.as_json() for one in found])
-        return
-    rows = (
-        [
-            one.conversation[:8],
-            one.state,
-            one.method,
-            one.base,
-            _steps(one.step, one.of_steps),
-            _number(one.loss),
-            one.adapter or "–",
-        ]
-        for one in found
-    )
-    print_table(["id", "state", "method", "base", "step", "loss", "adapter"], rows, empty="no training runs yet")
 
 
 def adapters(bus: BusOption = None, as_json: JsonOption = False) -> None:
@@ -231,10 +205,6 @@ def _task(text: str | None) -> UUID:
         return UUID(text)
     except ValueError as error:
         raise typer.BadParameter(f"expected a UUID, got {text!r}", param_hint="--task-id") from error
-
-
-def _steps(step: int | None, of_steps: int | None) -> str:
-    return "–" if step is None else f"{step}/{of_steps}" if of_steps else str(step)
 
 
 def _number(value: float | None) -> str:

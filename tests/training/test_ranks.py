@@ -54,6 +54,8 @@ ORDER = {
     "method": "full", "max_steps": 30, "checkpoint_every": 3, "batch_rows": 5, "micro_rows": 2, "learning_rate": 1e-3,
 }  # fmt: skip
 
+EVERY_WAY = {"packing": True, "gradient_checkpointing": True, "dtype": "bfloat16"}
+
 
 @dataclass
 class Scene:
@@ -82,7 +84,7 @@ class Scene:
     def work(self, request: TrainingRequest, stop: Callable[[Report], bool]) -> list[Report]:
         """Start the run and work until *stop* says so of a report; return what came."""
         begin = len(self.heard)
-        self.desk.start(request.task_id)
+        self.desk.runs.start(request.task_id)
         give_up_at = time.monotonic() + LIMIT
         while not any(stop(one) for one in self.heard[begin:]):
             assert time.monotonic() < give_up_at, self.heard[begin:]
@@ -93,7 +95,7 @@ class Scene:
         return self.work(request, lambda one: isinstance(one, Trained | Failed))
 
     def ranks(self, request: TrainingRequest) -> Ranks:
-        found = self.desk._runs[request.task_id]
+        found = self.desk.runs._runs[request.task_id]
         assert isinstance(found, Ranks)
         return found
 
@@ -215,7 +217,7 @@ def fsdp(scene: Scene) -> Pair:
     begin = len(scene.heard)
     scene.work(request, lambda one: isinstance(one, Progress))
     pids = scene.ranks(request).pids.values()
-    scene.desk.pause(request.task_id)
+    scene.desk.runs.pause(request.task_id, by_owner=False)
     wait_until_gone(*pids)
     return Pair([], scene.heard[begin:], scene.carry_out(request), set())
 
@@ -321,6 +323,24 @@ def test_checkpoint_holds_the_whole_state_and_every_ranks_randomness(
     for name, parameter in bench.steps.parameters.items():
         assert {state[f"{kind}/{name}"].shape for kind in ("weight", "exp_avg", "exp_avg_sq")} == {parameter.shape}
     assert bench.steps.step == 0
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_sharded_run_that_stops_early_publishes_its_best_checkpoint(scene: Scene) -> None:
+    changes = {"learning_rate": 0.1, "schedule": "constant", "evaluate_every": 1, "early_stopping": {"patience": 2}}
+    request = scene.order(
+        "best", sharding="fsdp", evaluation=Artifact.from_file(scene.data).model_dump(), **(changes | EVERY_WAY)
+    )
+    scene.prepare(request)
+
+    reports = scene.carry_out(request)
+
+    end = trained(reports)
+    best = next(one for one in reports if isinstance(one, Checkpoint) and one.metrics.step == end.metrics.step)
+    state, published = read_tensors(best.artifact.path / STATE), weights(end)
+    assert end.metrics.step < max(one.metrics.step for one in reports if isinstance(one, Progress))
+    assert all(torch.equal(published[name], state[f"weight/{name}"]) for name in published)
 
 
 # -- processes ------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from training_service.event import (
     Failed,
     Generated,
     GenerateRequest,
+    Lineup,
     Paused,
     Piece,
     Prepared,
@@ -40,7 +41,7 @@ from training_service.quote import check_memory, measure
 from training_service.request import Lora, TrainingRequest
 from training_service.result import attach_adapter
 from training_service.run import Places
-from training_service.slots import FairShare, Slots
+from training_service.slots import Slots
 from training_service.steps import Steps
 from training_service.tensors import read_tensors
 
@@ -54,7 +55,11 @@ class Talk:
 
     def __init__(self, slots: Slots, places: Places) -> None:
         self.said: list[Report] = []
-        self.desk = Desk(slots, places, device=CPU, report=self.said.append)
+        self.desk = Desk(slots, places, device=CPU, report=self._hear)
+
+    def _hear(self, report: Report) -> None:
+        if not isinstance(report, Lineup):
+            self.said.append(report)
 
     def ready(self, request: TrainingRequest) -> Prepared:
         prepared = self.desk.prepare(request, None)
@@ -169,27 +174,6 @@ def test_two_names_of_one_base_share_its_slot(tiny: Path, tmp_path: Path, models
     assert slots.private(str(tiny)).model is not slots.shared(str(tiny)).base.model
 
 
-def test_share_is_fair_by_tokens_and_a_newcomer_does_not_wait() -> None:
-    share, served = FairShare(), {"a": 0, "b": 0, "late": 0}
-    cost = {"a": 10, "b": 40, "late": 10}
-    share.add("a")
-    share.add("b")
-    for turn in range(100):
-        if turn == 50:
-            share.add("late")
-        name = share.next()
-        assert name is not None
-        share.charge(name, cost[name])
-        served[name] += cost[name]
-
-    assert abs(served["a"] - served["b"]) <= max(cost.values())
-    assert served["late"] > 100
-    share.remove("a")
-    share.remove("b")
-    share.remove("late")
-    assert share.next() is None
-
-
 @pytest.mark.slow
 def test_quote_leaves_everything_as_it_was(new_request: NewRequest, slots: Slots, tmp_path: Path) -> None:
     bench = Bench(new_request(lora={"rank": 4, "dropout": 0.2}), slots, (tmp_path,), use="quote")
@@ -234,7 +218,7 @@ def test_run_goes_from_quote_to_a_registered_adapter_that_peft_loads(
     request = new_request(adapter="colors", checkpoint_every=3)
     prepared = talk.ready(request)
 
-    assert talk.desk.start(request.task_id) == [Queued(request.task_id, 0)]
+    assert talk.desk.runs.start(request.task_id) == [Queued(request.task_id, 0)]
     talk.work()
 
     assert prepared.quote.steps == 6
@@ -252,7 +236,7 @@ def test_run_goes_from_quote_to_a_registered_adapter_that_peft_loads(
     own = read_tensors(folder / "adapter_model.safetensors")
     state = {name.replace(".default", ""): one for name, one in loaded.state_dict().items() if "lora_" in name}
     assert hash_tensors(state) == hash_tensors(own)
-    assert talk.desk.start(request.task_id) == [trained]
+    assert talk.desk.runs.start(request.task_id) == [trained]
 
 
 @pytest.mark.slow
@@ -262,7 +246,7 @@ def test_full_run_leaves_the_resident_base_alone_and_its_model_is_a_base(
     resident = slots.shared(str(tiny)).base
     request = new_request(method="full", max_steps=40, batch_rows=8, learning_rate=5e-3)
     talk.ready(request)
-    talk.desk.start(request.task_id)
+    talk.desk.runs.start(request.task_id)
     talk.work()
 
     assert hash_tensors(resident.weights) == resident.sha256
@@ -283,19 +267,19 @@ def test_paused_run_resumed_beside_another_ends_with_the_weights_of_one_alone(
     alone, paused, beside = new_request("alone", **order), new_request("paused", **order), new_request("beside")
     talk = Talk(slots, places)
     talk.ready(alone)
-    talk.desk.start(alone.task_id)
+    talk.desk.runs.start(alone.task_id)
     talk.work()
 
     for request in (paused, beside):
         talk.ready(request)
-        talk.desk.start(request.task_id)
+        talk.desk.runs.start(request.task_id)
     talk.work(Started, 3)
     for _ in range(6):
         talk.desk.work()
-    first = talk.desk.pause(paused.task_id)
-    again = talk.desk.pause(paused.task_id)
+    first = talk.desk.runs.pause(paused.task_id, by_owner=False)
+    again = talk.desk.runs.pause(paused.task_id, by_owner=False)
     other = Talk(Slots(models_dir=tmp_path, allow_hub=False, roots=(tmp_path, Path(paused.base)), device=CPU), places)
-    other.desk.start(paused.task_id)
+    other.desk.runs.start(paused.task_id)
     other.work()
 
     assert isinstance(first, Paused)
@@ -312,21 +296,21 @@ def test_canceled_run_keeps_its_last_checkpoint_and_frees_its_slot(
 ) -> None:
     request = new_request()
     talk.ready(request)
-    talk.desk.start(request.task_id)
+    talk.desk.runs.start(request.task_id)
     talk.work(until=Started)
     talk.desk.work()
 
-    canceled = talk.desk.cancel(request.task_id)
+    canceled = talk.desk.runs.cancel(request.task_id)
 
     assert canceled.last_checkpoint is not None
     verify(canceled.last_checkpoint)
     assert talk.desk.is_idle
     assert not slots.shared(str(tiny)).users
-    assert talk.desk.cancel(request.task_id) == canceled
-    assert talk.desk.start(request.task_id) == [canceled]
+    assert talk.desk.runs.cancel(request.task_id) == canceled
+    assert talk.desk.runs.start(request.task_id) == [canceled]
     assert talk.of(Canceled) == [canceled]
     with pytest.raises(RequestInvalid, match="canceled"):
-        talk.desk.pause(request.task_id)
+        talk.desk.runs.pause(request.task_id, by_owner=False)
 
 
 def test_same_task_id_for_another_order_is_refused(new_request: NewRequest, talk: Talk) -> None:
@@ -367,11 +351,11 @@ def test_run_that_fails_says_where_it_can_go_on_and_others_are_untouched(
 ) -> None:
     broken, well, alone = new_request("broken", checkpoint_every=1, seed=5), new_request("well"), new_request("alone")
     talk.ready(alone)
-    talk.desk.start(alone.task_id)
+    talk.desk.runs.start(alone.task_id)
     talk.work()
     for request in (broken, well):
         talk.ready(request)
-        talk.desk.start(request.task_id)
+        talk.desk.runs.start(request.task_id)
     talk.work(until=Checkpoint, count=2)
     host = slots.shared(str(tiny)).host
     with torch.no_grad():
@@ -390,11 +374,11 @@ def test_run_that_fails_says_where_it_can_go_on_and_others_are_untouched(
 def test_texts_are_written_between_the_steps_of_a_run(new_request: NewRequest, talk: Talk, tiny: Path) -> None:
     alone = new_request("alone", max_steps=10)
     talk.ready(alone)
-    talk.desk.start(alone.task_id)
+    talk.desk.runs.start(alone.task_id)
     talk.work()
     request = new_request("beside", max_steps=10)
     talk.ready(request)
-    talk.desk.start(request.task_id)
+    talk.desk.runs.start(request.task_id)
     talk.work(until=Started, count=2)
 
     chat = ({"role": "user", "content": "What color has the sky?"},)
@@ -412,11 +396,11 @@ def test_texts_are_written_between_the_steps_of_a_run(new_request: NewRequest, t
 def test_adapter_on_another_base_is_refused(new_request: NewRequest, talk: Talk, tiny: Path, tmp_path: Path) -> None:
     request = new_request(adapter="colors", max_steps=2)
     talk.ready(request)
-    talk.desk.start(request.task_id)
+    talk.desk.runs.start(request.task_id)
     talk.work()
     full = new_request("full", method="full", max_steps=1)
     talk.ready(full)
-    talk.desk.start(full.task_id)
+    talk.desk.runs.start(full.task_id)
     talk.work()
     other, chat = str(talk.trained(full).artifact.path), ({"role": "user", "content": "What?"},)
 
@@ -441,7 +425,7 @@ def test_nothing_on_disk_is_or_holds_a_pickle(new_request: NewRequest, talk: Tal
     for name, method in (("one", "lora"), ("two", "full")):
         request = new_request(name, method=method, max_steps=2, checkpoint_every=1)
         talk.ready(request)
-        talk.desk.start(request.task_id)
+        talk.desk.runs.start(request.task_id)
     talk.work()
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]
 
@@ -462,7 +446,7 @@ def test_adapter_file_of_another_shape_attaches_nothing(
 ) -> None:
     request = new_request(max_steps=1, adapter="colors")
     talk.ready(request)
-    talk.desk.start(request.task_id)
+    talk.desk.runs.start(request.task_id)
     talk.work()
     artifact = places.registry.find("colors").artifact
     (artifact.path / "adapter_config.json").write_text("{}")

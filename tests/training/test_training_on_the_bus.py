@@ -115,7 +115,7 @@ async def test_a_delegated_run_ends_with_an_adapter_that_answers(settings: dict[
     durable = [name for name in names if name != "Progress"]
     assert outcome == "trained"
     assert durable[:4] == ["Quote", "Queued", "Started", "Evaluated"]
-    assert durable[4:] == ["Checkpoint"] * 8 + ["Evaluated", "Trained"]
+    assert durable[4:] == ["Checkpoint"] * 7 + ["Evaluated", "Checkpoint", "Trained"]
     assert answers == list(ANSWERS.values())
 
 
