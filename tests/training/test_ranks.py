@@ -34,6 +34,7 @@ from training_service.event import (
     Progress,
     Refused,
     Report,
+    RunEvent,
     Started,
     Trained,
 )
@@ -70,7 +71,11 @@ class Scene:
     heard: list[Report] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.desk = Desk(self.slots, self.places, device=CPU, report=self.heard.append, hosting=self.hosting)
+        self.desk = Desk(self.slots, self.places, device=CPU, report=self.hear, hosting=self.hosting)
+
+    def hear(self, report: Report) -> None:
+        if isinstance(report, RunEvent):
+            self.heard.append(report)
 
     def order(self, name: str, **changes: object) -> TrainingRequest:
         dataset = Artifact.from_file(self.data).model_dump()
@@ -483,7 +488,7 @@ def test_settings_that_the_docs_show_reach_the_child() -> None:
     _, agent = blocks("yaml")
     worker = new_worker(yaml.safe_load(agent)["trainer"]["settings"])
 
-    arguments = worker._arguments(3)
+    arguments = worker._arguments()
 
     assert arguments[-4:] == ["--hosts", "2", "--rendezvous", "10.0.0.1:29500"]
 
