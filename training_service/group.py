@@ -4,7 +4,7 @@ The rows of a step are dealt to the ranks one by one; gradients are summed, not 
 by the target count of the whole step already. DDP: each rank holds the whole model. FSDP2: each holds its share of
 every tensor, and rank 0 the whole model for as long as it is evaluated or written.
 
-Between steps the ranks wait for rank 0's *call*, which says what they do next together. Calls are JSON: nothing is
+Between steps the ranks wait for rank 0's *cue*, which says what they do next together. Cues are JSON: nothing is
 pickled between ranks.
 """
 
@@ -46,21 +46,21 @@ class Group:
         self._shared_out: PreTrainedModel | None = None
         self._forward: torch.nn.Module | None = None
 
-    def call(self, what: str, **arguments: str) -> None:
+    def cue(self, what: str, **arguments: str) -> None:
         """Tell the other ranks what comes next."""
         data = json.dumps({"do": what, **arguments}).encode()
         length = torch.tensor([len(data)])
         distributed.broadcast(length, src=0)
         distributed.broadcast(torch.frombuffer(bytearray(data), dtype=torch.uint8), src=0)
 
-    def await_call(self) -> Json:
+    def await_cue(self) -> Json:
         """Return what rank 0 says comes next; blocks until it does."""
         length = torch.zeros(1, dtype=torch.int64)
         distributed.broadcast(length, src=0)
         data = torch.zeros(int(length.item()), dtype=torch.uint8)
         distributed.broadcast(data, src=0)
-        call: Json = json.loads(data.numpy().tobytes())
-        return call
+        cue: Json = json.loads(data.numpy().tobytes())
+        return cue
 
     def agree(self, what: str) -> None:
         """See that every rank stands where rank 0 does, as *what* spells it.
@@ -122,9 +122,9 @@ class Group:
         return found
 
     def begin(self) -> None:
-        """Call the others to the next step."""
+        """Give the others the cue for the next step."""
         if self.rank == 0:
-            self.call("step")
+            self.cue("step")
 
     def shares(self, rows: Sequence[Row], cut: Cut[Row]) -> Iterator[tuple[Sequence[Row], float]]:
         """Give this rank's parts; the gradients of the last are summed, under DDP with those before."""
@@ -145,10 +145,10 @@ class Group:
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def gather(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Return all of the tensor called *name*; the others are called to give their shares."""
+        """Return all of the tensor called *name*; the others are given the cue to give their shares."""
         if not isinstance(tensor, DTensor):
             return tensor
-        self.call("gather", name=name)
+        self.cue("gather", name=name)
         return self.whole(tensor)
 
     def place(self, whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -158,9 +158,9 @@ class Group:
         return distribute_tensor(whole.to(self._device), like.device_mesh, like.placements, src_data_rank=None)
 
     def everyones(self, randomness: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the random state of all ranks; the others are called and give theirs."""
+        """Return the random state of all ranks; at its cue the others give theirs."""
         if self.rank == 0:
-            self.call("randomness")
+            self.cue("randomness")
         found: dict[str, torch.Tensor] = {}
         for kind, own in sorted(randomness.items()):
             states = [torch.empty_like(own) for _ in range(self.size)]
@@ -170,21 +170,21 @@ class Group:
 
     def recall(self, checkpoint: Artifact) -> None:
         """Let the others go back to *checkpoint*."""
-        self.call("recall", artifact=checkpoint.model_dump_json())
+        self.cue("recall", artifact=checkpoint.model_dump_json())
 
     def peak(self, measure: Callable[[], int]) -> int:
-        """Return the sum of what *measure* gives; the others are called and give theirs."""
+        """Return the sum of what *measure* gives; at its cue the others give theirs."""
         if self.rank == 0:
-            self.call("peak")
+            self.cue("peak")
         return int(self.total(torch.tensor(measure())))
 
     def whole_model(self, base: Base) -> AbstractContextManager[object]:
-        """Let rank 0's ``base.model`` hold the weights within the block; the others are called to give theirs."""
+        """Let rank 0's ``base.model`` hold the weights within the block; at its cue the others give theirs."""
         return nullcontext() if self._shared_out is None else self._gathered(base, self._shared_out)
 
     @contextmanager
     def _gathered(self, base: Base, model: PreTrainedModel) -> Iterator[None]:
-        self.call("model")
+        self.cue("model")
         held = dict(base.model.named_parameters())
         for name, share in model.named_parameters():
             held[name].data = self.whole(share.detach())
@@ -196,7 +196,7 @@ class Group:
 
     def give_model(self) -> None:
         """Give rank 0 this rank's share of every weight."""
-        assert self._shared_out is not None, "only a model that is shared out is called for"
+        assert self._shared_out is not None, "no cue asks for a model that is not shared out"
         for share in self._shared_out.parameters():
             self.whole(share.detach())
 

@@ -3,7 +3,7 @@
 ``python -m torch.distributed.run … -m training_service.rank --task ID --models DIR --state DIR …``
 
 Rank 0 carries out the ordinary run (``run.Run``): it reports over its link to the service's child, writes checkpoints
-and the result. The others hold the same bench and follow its calls. A rank whose link ends is gone at once, so that
+and the result. The others hold the same bench and follow its cues. A rank whose link ends is gone at once, so that
 none outlives the child.
 """
 
@@ -92,37 +92,37 @@ def lead(record: RunRecord, slots: Slots, places: Places, group: Group, link: Li
         if reports:
             link.send({"reports": [report_to_json(one) for one in reports]})
         else:
-            group.call("wait")  # so that no rank runs out of patience in a long evaluation
+            group.cue("wait")  # so that no rank runs out of patience in a long evaluation
     link.over()
-    group.call("end")
+    group.cue("end")
 
 
 def follow(record: RunRecord, slots: Slots, places: Places, group: Group) -> None:
-    """Do what rank 0 calls for, until it says that the run is over."""
+    """Do what rank 0 gives the cue for, until it says that the run is over."""
     bench = Bench(record.request, slots, places.roots, use="run", team=group)
     facts = {"base_sha256": bench.base.sha256, "dataset_sha256": bench.dataset.sha256}
     if record.checkpoint is not None:
         restore_checkpoint(record.checkpoint.artifact, bench.steps, **facts)
     group.agree(bench.standing)
     steps, taking = bench.steps, iter(bench.steps)
-    while (call := group.await_call())["do"] != "end":
-        match call["do"]:
+    while (cue := group.await_cue())["do"] != "end":
+        match cue["do"]:
             case "step":
                 next(taking)
             case "gather":
-                group.whole(steps.tensor(str(call["name"])))
+                group.whole(steps.tensor(str(cue["name"])))
             case "randomness":
                 group.everyones(steps.randomness)
             case "model":
                 group.give_model()
             case "recall":
-                restore_checkpoint(Artifact.model_validate_json(str(call["artifact"])), steps, **facts)
+                restore_checkpoint(Artifact.model_validate_json(str(cue["artifact"])), steps, **facts)
             case "peak":
                 group.peak(lambda: peak_bytes(bench.base.device))
             case "wait":
                 pass
             case unknown:
-                raise ExactnessBroken(f"expected a call of rank 0, got {unknown!r}")
+                raise ExactnessBroken(f"expected a cue of rank 0, got {unknown!r}")
 
 
 def fault_of(error: Exception) -> TrainingError:

@@ -45,7 +45,7 @@ class Team(Protocol):
         """Return ``function(model, …)``, whose gradient is summed over all ranks."""
 
     def begin(self) -> None:
-        """Call the others to the next step."""
+        """Give the others the cue for the next step."""
 
     def shares(self, rows: Sequence[Row], cut: Cut[Row]) -> Iterator[tuple[Sequence[Row], float]]:
         """Give this rank's parts of *rows*, each with the weight of its loss.
@@ -96,7 +96,7 @@ class Alone:
         return function(model, *arguments, **named)
 
     def begin(self) -> None:
-        """There is nobody to call."""
+        """There is nobody to give a cue."""
 
     def shares(self, rows: Sequence[Row], cut: Cut[Row]) -> Iterator[tuple[Sequence[Row], float]]:
         """Give every part."""
