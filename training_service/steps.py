@@ -167,7 +167,7 @@ class Steps:
             missing = [name for name, one in self.parameters.items() if one.grad is None]
             raise ExactnessBroken(
                 f"expected a gradient for all {len(self._trained)} trained tensors, got {len(gradients)}: "
-                f"none for {', '.join(missing[:3])}"
+                f"none for {', '.join(missing[:3])}; freeze what takes no part"
             )
         total = get_total_norm(gradients)
         loss, norm = torch.stack((mean, total)).tolist()
