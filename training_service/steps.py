@@ -175,7 +175,7 @@ class Steps:
             missing = [name for name, one in self.parameters.items() if one.grad is None]
             raise ExactnessBroken(
                 f"expected a gradient for all {len(self._trained)} trained tensors, got {len(gradients)}: "
-                f"none for {', '.join(missing[:3])}"
+                f"none for {', '.join(missing[:3])}; freeze what takes no part"
             )
         total = self.team.whole(get_total_norm(gradients))
         loss, norm = torch.stack((mean, total)).tolist()

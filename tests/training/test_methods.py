@@ -3,12 +3,14 @@
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import CPU, NewRequest, color_pairs
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -131,6 +133,35 @@ def test_frozen_head_gets_no_gradient_and_passes_the_same_one_on(monkeypatch: py
     found = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
     assert expected.keys() - found.keys() == {"lm_head.weight"}
     assert all(torch.allclose(found[name], expected[name], atol=1e-7) for name in found)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most logits in one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_logits = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        found = function(*arguments, **(named or {}))
+        is_logits = isinstance(found, torch.Tensor) and found.shape[1:] == (SMALL["vocab_size"],)
+        if is_logits and found.shape[0] != SMALL["hidden_size"]:  # else the head's weights, turned
+            self.n_logits = max(self.n_logits, found.numel())
+        return found
+
+
+@pytest.mark.parametrize("kind", ["llama", "capped"])
+def test_no_more_logits_exist_at_once_than_a_chunk_holds(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training_service.loss.LARGE", 300 * 16)
+    monkeypatch.setattr("training_service.loss.CHUNK", 300 * 4)
+    model, batch = random_model(kind), collate(random_rows(40, 40), pad_id=0, device=CPU)
+    with Largest() as largest:
+        gradients(model, batch)
+    with Largest() as with_recomputation:
+        torch.autograd.backward(token_losses(model, batch).sum())
+
+    assert largest.n_logits == 300 * 4
+    assert with_recomputation.n_logits == 300 * 16
 
 
 def test_head_that_does_more_than_is_known_is_refused() -> None:
