@@ -1,6 +1,7 @@
 """How a conversation follows its run: through deaths of the child, and without telling its client anything twice."""
 
 from collections.abc import AsyncIterator, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from training_service.errors import Lost
@@ -26,7 +27,8 @@ async def carry_out(worker: Worker, task_id: str) -> AsyncIterator[RunEvent]:
                 n_deaths += 1
                 if n_deaths < MOST_DEATHS:
                     break
-                await worker.give_up(task_id, f"{event.detail}; it has died {n_deaths} times under this run")
+                event = replace(event, detail=f"{event.detail}; it has died {n_deaths} times under this run")
+                await worker.give_up(task_id, event.detail)
             if isinstance(event, Checkpoint):
                 n_deaths = 0
             yield event

@@ -141,7 +141,6 @@ class Roster:
         assert record.checkpoint is not None
         paused = Paused(task_id, record.checkpoint.artifact)
         self._report(Suspended(task_id, "owner", paused.checkpoint) if by_owner else paused)
-        self._tell_lineup()
         return paused
 
     def _park(self, task_id: str) -> RunRecord:
@@ -159,7 +158,7 @@ class Roster:
                 record = run.record
             finally:
                 run.close()
-        self._turns.leave(task_id)
+        self._leave(task_id)
         return record
 
     def cancel(self, task_id: str) -> Canceled:
@@ -183,13 +182,12 @@ class Roster:
                 log_fault("run.failed", error, task_id)
             record = run.record
             self._drop(task_id)
-        self._turns.leave(task_id)
+        self._leave(task_id)
         last = record.checkpoint.artifact if record.checkpoint is not None else None
         canceled = Canceled(task_id, last)
         save_record(self._places.runs, record.moved(RunState.CANCELED, ended=canceled))
         log.info("run.canceled", task_id=task_id)
         self._report(canceled)
-        self._tell_lineup()
         return canceled
 
     def give_up(self, task_id: str, why: str) -> list[Report]:
@@ -202,10 +200,9 @@ class Roster:
         if record.task_id in self._runs:
             record = self._runs[record.task_id].record
             self._drop(record.task_id)
-        self._turns.leave(record.task_id)
+        self._leave(record.task_id)
         if not isinstance(record.ended, Trained | Canceled):
             self._fail(record if record.state is RunState.RUNNING else record.moved(RunState.RUNNING), Lost(why))
-        self._tell_lineup()
         return []
 
     def work(self, *, may_wait: bool = False) -> None:
@@ -220,7 +217,6 @@ class Roster:
                 self._begin(task_id)
             else:
                 self._evict(task_id)
-            self._tell_lineup()
         next_id = self._turns.next()
         if next_id is not None:
             self._advance(next_id)
@@ -248,10 +244,11 @@ class Roster:
     def _begin(self, task_id: str) -> None:
         record = load_record(self._places.runs, task_id)
         self._turns.place(task_id, by_slices=record.request.processes == 1)
+        self._tell_lineup()
         try:
             run = self._set_up(record)
         except Exception as error:
-            self._turns.leave(task_id)
+            self._leave(task_id)
             self._fail(record if record.state is RunState.RUNNING else record.moved(RunState.RUNNING), error)
             return
         self._runs[task_id] = run
@@ -268,6 +265,7 @@ class Roster:
             self._end(task_id, error)
             return
         self._turns.evict(task_id)
+        self._tell_lineup()
         self._runs.pop(task_id).close()
         self._report(Suspended(task_id, "priority", checkpoint.artifact))
 
@@ -281,23 +279,19 @@ class Roster:
             return
         if isinstance(run, Run):
             self._turns.charge(task_id, max(1, run.tokens - tokens))
-        is_over = bool(reports) and isinstance(reports[-1], Trained)
-        if is_over:
+        if reports and isinstance(reports[-1], Trained):
             self._drop(task_id)
         for report in reports:
             if isinstance(report, Trained):
                 seconds = round(report.used.seconds, 1)
                 log.info("run.finished", task_id=task_id, adapter=report.adapter, seconds=seconds)
             self._report(report)
-        if is_over:
-            self._tell_lineup()
 
     def _end(self, task_id: str, error: Exception) -> None:
         """Let a placed run fail; the others stay as they are."""
         record = self._runs[task_id].record
         self._drop(task_id)
         self._fail(record, error)
-        self._tell_lineup()
 
     def _fail(self, record: RunRecord, error: Exception) -> None:
         fault = log_fault("run.failed", error, record.task_id)
@@ -311,10 +305,15 @@ class Roster:
         self._report(failed)
 
     def _drop(self, task_id: str) -> None:
-        self._turns.leave(task_id)
+        self._leave(task_id)
         self._runs.pop(task_id).close()
 
+    def _leave(self, task_id: str) -> None:
+        self._turns.leave(task_id)
+        self._tell_lineup()
+
     def _tell_lineup(self) -> None:
+        """Tell it before what else is told of the change: who hears of that asks where the run stands."""
         turns = self._turns
         lineup = Lineup(turns.placed, {task_id: turns.position(task_id) for task_id in turns.waiting})
         if lineup != self._told:

@@ -258,6 +258,8 @@ class Worker:
     def summary(self, record: RunRecord) -> RunSummary:
         """Return where the run of *record* stands: what is on disk, and what the child says of places and queue."""
         found, lineup = record.summary(), self._lineup
+        if record.state in (RunState.TRAINED, RunState.CANCELED):
+            return found
         if record.task_id in lineup.placed:
             newest = self._newest.get(record.task_id)
             found = replace(found, state=RunState.RUNNING, detail=None)

@@ -25,6 +25,17 @@ TimeoutOption: TypeAlias = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up waiting after this long.")
 ]
 
+OwnerKeyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--owner-key",
+        metavar="KEY",
+        envvar="PALAVER_OWNER_KEY",
+        show_envvar=False,
+        help="Whose the run is: only who says the key sees and steers it. Else PALAVER_OWNER_KEY.",
+    ),
+]
+
 
 def here() -> Project:
     """Return the project around the working directory."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from bus.cli.curve import save_curve
 from bus.cli.exit_codes import ExitCode
-from bus.cli.options import BusOption, JsonOption, TimeoutOption, connect, run
+from bus.cli.options import BusOption, JsonOption, OwnerKeyOption, TimeoutOption, connect, run
 from bus.cli.output import print_json, say
 from bus.cli.runs_view import FollowView, print_history, print_runs, print_steered
 from bus.errors import ConversationEnded, PalaverError
@@ -47,18 +47,6 @@ class NoAnswer(PalaverError):
     code = "no-answer"
 
 
-KeyOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--owner-key",
-        metavar="KEY",
-        envvar="PALAVER_OWNER_KEY",
-        show_envvar=False,
-        help="The key that the run was ordered with; else PALAVER_OWNER_KEY.",
-    ),
-]
-
-
 def runs(
     action: Annotated[
         Action, typer.Argument(metavar="ACTION", help="list, show, plot, follow, pause, resume or cancel.")
@@ -67,7 +55,7 @@ def runs(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="plot: the picture, e.g. loss.png.")
     ] = None,
-    owner_key: KeyOption = None,
+    owner_key: OwnerKeyOption = None,
     bus: BusOption = None,
     as_json: JsonOption = False,
     timeout: TimeoutOption = None,

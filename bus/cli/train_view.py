@@ -116,6 +116,11 @@ class TrainView:
             metrics = "".join(f", {name} {value:.4g}" for name, value in score["metrics"].items())
             self._line(f"  {_VARIANTS[score['variant']]:<24}loss {score['loss']:.4f}{metrics}")
 
+    def _show_suspended(self, fields: dict[str, Any]) -> None:
+        self._end_bar()
+        why = "its owner paused it" if fields["reason"] == "owner" else "one of higher priority takes its place"
+        self._line(f"suspended: {why}; it goes on from its checkpoint", "yellow")
+
     def _show_trained(self, fields: dict[str, Any]) -> None:
         self._end_bar(complete=True)
         used = fields["used"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
@@ -11,7 +12,7 @@ import typer
 
 from bus.cli.exit_codes import exit_code_of_outcome
 from bus.cli.messages import client_name
-from bus.cli.options import BusOption, JsonOption, TimeoutOption, connect, run
+from bus.cli.options import BusOption, JsonOption, OwnerKeyOption, TimeoutOption, connect, run
 from bus.cli.output import errors, print_json, print_table, say
 from bus.cli.train_view import TrainView
 from bus.cli.training_file import TrainingFile, load_training_file
@@ -33,6 +34,7 @@ def train(
     task_id: Annotated[
         str | None, typer.Option(metavar="UUID", help="Name the task: the same id again is the same run.")
     ] = None,
+    owner_key: OwnerKeyOption = None,
     bus: BusOption = None,
     as_json: JsonOption = False,
     timeout: TimeoutOption = None,
@@ -42,6 +44,8 @@ def train(
     Exit codes: 0: trained; 10: failed; 11: canceled; 12: refused; 13: the quote was declined; 4: not ended in time.
     """
     order = load_training_file(file)
+    if owner_key is not None:
+        order = replace(order, fields={**order.fields, "owner_key": owner_key})
     protocol = load_protocol("training")
     task = _task(task_id)
     talk = _Delegation(protocol, order, task, TrainView(protocol, as_json=as_json), accept=accept)

@@ -1,12 +1,16 @@
 """What is kept of a run and decided from it: its history, its owner, when it stops early, the rows of each variant."""
 
+import fcntl
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training_service.artifact import ADAPTER_TYPE, CHECKPOINT_TYPE, publish
 from training_service.data import Row
 from training_service.errors import RequestInvalid
 from training_service.event import Evaluated, Metrics, Score, Variant
@@ -15,6 +19,7 @@ from training_service.history import HISTORY, History, read_history, thin
 from training_service.owner import hash_key, is_open_to, is_same_owner
 from training_service.request import EarlyStopping, parse_request
 from training_service.stopping import Verdict, judge, tuned_losses
+from training_service.sweep import LOCK, owned, sweep
 from training_service.variant import with_system, without_system, worked_examples
 
 KEY = "correct horse battery"
@@ -151,3 +156,39 @@ def test_what_was_told_is_not_told_again_and_what_is_kept_of_it_is_plain() -> No
 
     assert first == [True, True, False, False, True]
     assert not is_news(told, Evaluated("t", 10, ()))
+
+
+def test_sweeping_removes_what_was_never_sealed_and_what_no_record_names(tmp_path: Path) -> None:
+    artifacts, runs = tmp_path / "artifacts", tmp_path / "runs"
+
+    def sealed(kind: str, text: str) -> Path:
+        def fill(folder: Path) -> None:
+            (folder / "file").write_text(text)
+
+        return publish(artifacts, kind, fill).path
+
+    result, orphan = sealed(ADAPTER_TYPE, "a"), sealed(CHECKPOINT_TYPE, "b")
+    (artifacts / ".new-abc").mkdir()
+    (artifacts / ".new-abc" / "half").write_text("x")
+    (artifacts / "half-removed").mkdir()
+
+    assert sweep(artifacts, runs) == 3
+    assert list(artifacts.iterdir()) == [result]
+    assert not orphan.exists()
+    assert sweep(tmp_path / "nothing", runs) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_a_state_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom training_service.sweep import owned\n"
+        f"with owned(Path({str(tmp_path)!r})): print('mine', flush=True)\n"
+    )
+    with owned(tmp_path):
+        other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        with pytest.raises(BlockingIOError), (tmp_path / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    said, _ = other.communicate(timeout=60)
+
+    assert said == "mine\n"

@@ -128,6 +128,7 @@ async def test_an_owner_sees_and_steers_a_run_beside_its_conversation_and_nobody
     assert (names[0], names[-1]) == ("Changed", "Over")
     assert {one.run.state for one in seen if type(one).__name__ == "Changed"} >= {"running", "paused"}
     assert seen[-1].run.state == "canceled"
+    assert [one.run.state for one in seen if type(one).__name__ == "Progress"].count("running") > 1
 
 
 @limited

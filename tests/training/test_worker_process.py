@@ -28,8 +28,9 @@ from training_service.event import (
     Started,
     Trained,
 )
+from training_service.follow import MOST_DEATHS, carry_out
 from training_service.request import TrainingRequest
-from training_service.worker import Worker
+from training_service.worker import STANDS_STILL, Worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 NewRequest = Callable[..., TrainingRequest]
@@ -170,6 +171,58 @@ def test_run_is_paused_resumed_and_canceled(models_dir: Path, tmp_path: Path, ne
         assert isinstance(later[-1], Canceled)
         assert later[-1].last_checkpoint is not None
         assert worker.runs()[0].state == "canceled"
+
+    run(work)
+
+
+def test_run_that_the_child_dies_under_again_and_again_fails_for_good(
+    models_dir: Path, tmp_path: Path, new_request: NewRequest
+) -> None:
+    async def work() -> None:
+        request = new_request(max_steps=5000, checkpoint_every=5000)
+        n_started = 0
+        async with started_worker(models_dir, tmp_path) as worker:
+            await ready(worker, request)
+            async for report in carry_out(worker, request.task_id):
+                if isinstance(report, Started) and worker.child_pid is not None:
+                    n_started += 1
+                    os.kill(worker.child_pid, signal.SIGKILL)
+            state = worker.runs()[0]
+
+        assert isinstance(report, Failed)
+        assert (report.code, n_started) == ("lost", MOST_DEATHS)
+        assert (state.state, state.detail) == ("failed", report.detail)
+
+    run(work)
+
+
+def test_run_that_nobody_waits_for_stands_still_until_it_is_resumed(
+    models_dir: Path, tmp_path: Path, new_request: NewRequest
+) -> None:
+    async def work() -> None:
+        alone, request = new_request("alone", max_steps=30), new_request(max_steps=30, checkpoint_every=5)
+        async with started_worker(models_dir, tmp_path) as worker:
+            await ready(worker, alone)
+            expected = (await follow(worker, alone.task_id))[-1]
+            await ready(worker, request)
+            async for report in worker.run(request.task_id):
+                if isinstance(report, Checkpoint):
+                    break
+        async with started_worker(models_dir, tmp_path) as worker:
+            await ready(worker, request)  # its child is warm, and has had the time to begin
+            stopped = next(one for one in worker.runs() if one.task_id == request.task_id)
+            with worker.listen(request.task_id) as reports:
+                await worker.resume(request.task_id)
+                told = [await reports.get()]
+                while not isinstance(told[-1], Trained):
+                    told.append(await reports.get())
+
+        assert (stopped.state, stopped.detail) == ("paused", STANDS_STILL)
+        assert isinstance(told[0], Started)
+        assert told[0].resumed_from_step
+        assert isinstance(expected, Trained)
+        assert isinstance(told[-1], Trained)
+        assert told[-1].artifact.sha256 == expected.artifact.sha256
 
     run(work)
 
