@@ -81,13 +81,21 @@ def fold(host: AdapterHost, name: str) -> None:
     """Add adapter *name* to the weights of its host's base, which must be a private copy, and take it off.
 
     Raises:
-        ExactnessBroken: The logits are others than before by more than ``TOLERANCE`` of the largest.
+        ExactnessBroken: The logits are others than before.
     """
     base = host.base
     host.activate(name)
     before = _logits(base)
     host.merge(name)
-    after = _logits(base)
+    check_alike(before, _logits(base))
+
+
+def check_alike(before: torch.Tensor, after: torch.Tensor) -> None:
+    """See that two answers to the same prompts, logits of one shape, are alike.
+
+    Raises:
+        ExactnessBroken: They are more than ``TOLERANCE`` of the largest apart, or not finite.
+    """
     apart = (after - before).abs().max().item() / before.abs().max().item()
     if not apart <= TOLERANCE:
         raise ExactnessBroken(f"expected the merged model to answer as its adapter does, got logits {apart:.1e} apart")

@@ -429,7 +429,7 @@ def test_nothing_on_disk_is_or_holds_a_pickle(new_request: NewRequest, talk: Tal
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]
 
     assert len(talk.of(Trained)) == 2
-    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".jinja", ""}
+    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".jinja", ".md", ""}
     for path in files:
         assert not zipfile.is_zipfile(path), path
         if path.suffix == ".safetensors":
