@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from training_service.event import Score
+
 CARD = "README.md"
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -27,6 +29,7 @@ class CardFacts:
         base: As it was ordered; a name of the Hub is linked, a folder not named.
         metrics: Of the last step and of the evaluation, by name.
         merged_from: The adapter that was folded into its base, or None.
+        scores: Of the variants on the held-out rows at the end, side by side; empty where none were held out.
     """
 
     kind: Literal["adapter", "model"]
@@ -37,6 +40,7 @@ class CardFacts:
     metrics: Mapping[str, float]
     versions: Mapping[str, str]
     merged_from: str | None = None
+    scores: tuple[Score, ...] = ()
 
 
 def order_facts(request: Mapping[str, object]) -> dict[str, object]:
@@ -56,6 +60,8 @@ def model_card(facts: CardFacts) -> str:
         *(["lora"] if facts.kind == "adapter" else []),
         str(facts.order.get("objective", "sft")),
     ]
+    front["dataset_sha256"] = facts.dataset_sha256
+    front["metrics"] = sorted(facts.metrics)
     base = f"[{facts.base}](https://huggingface.co/{facts.base})" if linked else "a base model"
     what = "A LoRA adapter for" if facts.kind == "adapter" else "A full set of weights, trained from"
     sections = [
@@ -69,6 +75,7 @@ def model_card(facts: CardFacts) -> str:
         _fence("json", json.dumps(facts.order, sort_keys=True, indent=2, ensure_ascii=False)),
         "## Figures",
         _table(("figure", "value"), sorted((name, f"{value:.6g}") for name, value in facts.metrics.items())),
+        *(["## Side by side", _side_by_side(facts.scores)] if facts.scores else []),
         "## Versions",
         _table(("library", "version"), sorted(facts.versions.items())),
     ]
@@ -92,10 +99,23 @@ def _usage(facts: CardFacts) -> str:
     )
 
 
+def _side_by_side(scores: Sequence[Score]) -> str:
+    names = sorted({name for one in scores for name in one.metrics})
+    rows = [
+        (
+            str(one.variant),
+            f"{one.loss:.6g}",
+            *(f"{one.metrics[name]:.6g}" if name in one.metrics else "–" for name in names),
+        )
+        for one in scores
+    ]
+    return _table(("variant", "loss", *names), rows)
+
+
 def _fence(language: str, text: str) -> str:
     return f"```{language}\n{text}\n```"
 
 
-def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
-    lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join(lines)

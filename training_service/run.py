@@ -302,6 +302,7 @@ class Run:
             order=order_facts(plain),
             metrics=figures,
             versions=library_versions(),
+            scores=next((one.scores for one in record.evaluations if one.step == metrics.step), ()),
         )
         artifact = publish_result(self._places.artifacts, bench, card=model_card(facts))
         adapter = self._places.registry.register(

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from training_service.adapters import Adapter, Registry
-from training_service.artifact import disk_errors, sync_folder, verify
+from training_service.artifact import PIECE_BYTES, disk_errors, sync_folder, synced_file, verify
 from training_service.errors import RequestInvalid, TrainingError, error_from_code
 from training_service.merge_order import MergeOrder, adapter_from_json, order_to_json
 from training_service.process import child_environment
@@ -49,13 +49,25 @@ def export(adapter: Adapter, folder: str, roots: Sequence[Path]) -> Path:
     with disk_errors(str(target)):
         work = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
         try:
-            shutil.copytree(source, work, dirs_exist_ok=True)
+            _copy(source, work)
             os.chmod(work, 0o755)
             work.rename(target)
             sync_folder(parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _copy(source: Path, work: Path) -> None:
+    """Copy file by file: ``shutil.copytree`` hides a full disk in an error of its own."""
+    for path in sorted(source.rglob("*")):
+        new = work / path.relative_to(source)
+        if path.is_dir():
+            new.mkdir()
+            continue
+        with path.open("rb") as old, synced_file(new) as out:
+            while piece := old.read(PIECE_BYTES):
+                out.write(piece)
 
 
 class Shelf:

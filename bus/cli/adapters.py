@@ -40,6 +40,7 @@ def adapters(
         str | None,
         typer.Argument(metavar="WORD", help="alias: the alias; merge: the model's name; export: the new folder."),
     ] = None,
+    new_name: Annotated[str | None, typer.Option("--name", help="merge: the model's name, instead of WORD.")] = None,
     bus: BusOption = None,
     as_json: JsonOption = False,
     timeout: TimeoutOption = None,
@@ -51,6 +52,10 @@ def adapters(
 
     Exit codes: 0: done; 1: refused, or no training service is up; 4: not answered in time.
     """
+    if new_name is not None:
+        if action is not Action.MERGE or other is not None:
+            raise typer.BadParameter("only merge takes it, and once: palaver adapters --help", param_hint="--name")
+        other = new_name
     if action is Action.LIST and name is not None:
         raise typer.BadParameter(f"list takes no NAME; to see one: palaver adapters show {name}", param_hint="NAME")
     if action is not Action.LIST and name is None:

@@ -65,7 +65,15 @@ def test_what_is_shown_is_what_the_protocol_has() -> None:
 @pytest.mark.slow
 @pytest.mark.integration
 def test_arguments_that_do_not_belong_together_are_refused(tmp_path) -> None:
-    for arguments in (["list", "abc"], ["show"], ["alias", "abc"], ["delete", "abc", "def"], ["merge", "abc"]):
+    for arguments in (
+        ["list", "abc"],
+        ["show"],
+        ["alias", "abc"],
+        ["delete", "abc", "def"],
+        ["merge", "abc"],
+        ["merge", "a", "b", "--name", "c"],
+        ["show", "a", "--name", "c"],
+    ):
         command = [sys.executable, "-m", "bus.cli", "adapters", *arguments]
         asked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
         assert asked.returncode == 2, (arguments, asked.stderr)

@@ -26,7 +26,7 @@ from training_service.errors import (
     NoSuchAdapter,
     RequestInvalid,
 )
-from training_service.event import Audit, GenerateRequest, Prepared, Quote
+from training_service.event import Audit, GenerateRequest, Prepared, Quote, Score, Variant
 from training_service.lora import AdapterHost
 from training_service.merge import check_alike, fold, merge
 from training_service.merge_order import MergeOrder, adapter_from_json, adapter_to_json, order_from_json, order_to_json
@@ -290,6 +290,15 @@ def test_a_card_says_what_it_is_for_and_how_it_was_made() -> None:
     assert "PeftModel.from_pretrained" in card
     assert '"seed": 3' in card
     assert "| loss | 0.25 |" in card
+
+
+def test_a_card_shows_the_variants_side_by_side() -> None:
+    card = model_card(facts(scores=(Score(Variant.BASE, 2.5, {}), Score(Variant.TUNED, 0.5, {"exact_match": 1.0}))))
+
+    assert "| base | 2.5 | – |" in card
+    assert "| tuned | 0.5 | 1 |" in card
+    assert front_of(card)["dataset_sha256"] == "2" * 64
+    assert front_of(card)["metrics"] == ["loss"]
 
 
 def test_a_card_tells_no_secret_no_task_and_no_path() -> None:
