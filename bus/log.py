@@ -20,7 +20,8 @@ EVENTS = frozenset(
         "turn.revoked", "turn.refused",
         "fleet.started", "fleet.stopped", "fleet.failed", "notify.failed",
         "task.accepted", "task.refused", "run.started", "run.finished", "run.failed", "run.canceled",
-        "run.resumed", "run.progressed", "checkpoint.written", "adapter.registered", "child.started", "child.died",
+        "run.resumed", "run.progressed", "checkpoint.written", "adapter.registered", "adapter.deleted",
+        "child.started", "child.died",
     }
 )  # fmt: skip
 

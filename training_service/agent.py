@@ -36,6 +36,8 @@ from training_service.follow import carry_out, is_news
 from training_service.message import artifact_message, quote_message, refused_message, run_message
 from training_service.oversight import follow_messages, history_message, list_message, steer_message
 from training_service.request import Artifact, parse_request
+from training_service.shelf import Shelf
+from training_service.shelf_message import adapter_message, adapters_message, refused_change
 from training_service.worker import Worker
 
 TEXT_REFUSALS = {
@@ -48,7 +50,10 @@ Body: TypeAlias = Any  # classes that are made from a spec at run time: no type 
 training = load_protocol("training")
 generation = load_protocol("generation")
 runs = load_protocol("runs")
-agent = Agent(plays=[training.role("trainer"), generation.role("generator"), runs.role("trainer")])
+adapters = load_protocol("adapters")
+agent = Agent(
+    plays=[training.role("trainer"), generation.role("generator"), runs.role("trainer"), adapters.role("trainer")]
+)
 
 
 class Service:
@@ -56,6 +61,7 @@ class Service:
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
+        self._shelf: Shelf | None = None
 
     @property
     def worker(self) -> Worker:
@@ -63,10 +69,18 @@ class Service:
         assert self._worker is not None, "no handler runs before on_start"
         return self._worker
 
-    async def start(self, worker: Worker) -> None:
-        """Start *worker*; its child warms up while the agent registers."""
-        self._worker = worker
-        await worker.start()
+    @property
+    def shelf(self) -> Shelf:
+        """What the worker has registered; there is one while the agent serves."""
+        assert self._shelf is not None, "no handler runs before on_start"
+        return self._shelf
+
+    async def start(self, settings: dict[str, Any]) -> None:
+        """Start a worker as *settings* say; its child warms up while the agent registers."""
+        places = places_of(settings)
+        self._worker = Worker(**places, n_hosts=int(settings.get("hosts", 1)), rendezvous=settings.get("rendezvous"))
+        self._shelf = Shelf(self._worker, **places)
+        await self._worker.start()
 
     async def stop(self) -> None:
         """End the worker and its child; runs go on from their last checkpoint another time."""
@@ -80,7 +94,7 @@ service = Service()
 @agent.on_start
 async def start() -> None:
     """Start the worker."""
-    await service.start(new_worker(agent.settings))
+    await service.start(agent.settings)
 
 
 @agent.on_stop
@@ -89,16 +103,14 @@ async def stop() -> None:
     await service.stop()
 
 
-def new_worker(settings: dict[str, Any]) -> Worker:
-    """Return the worker that the agent's settings describe."""
-    return Worker(
-        models_dir=Path(settings.get("models", ".palaver/models")).resolve(),
-        state_dir=Path(settings.get("state", ".palaver/training")).resolve(),
-        roots=tuple(Path(root).resolve() for root in settings.get("roots", ["."])),
-        allow_hub=bool(settings.get("hub", False)),
-        n_hosts=int(settings.get("hosts", 1)),
-        rendezvous=settings.get("rendezvous"),
-    )
+def places_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return where the agent's settings say that things are."""
+    return {
+        "models_dir": Path(settings.get("models", ".palaver/models")).resolve(),
+        "state_dir": Path(settings.get("state", ".palaver/training")).resolve(),
+        "roots": tuple(Path(root).resolve() for root in settings.get("roots", ["."])),
+        "allow_hub": bool(settings.get("hub", False)),
+    }
 
 
 # -- trainer ------------------------------------------------------------------------------------------
@@ -259,3 +271,42 @@ async def generate(order: Body, conversation: Conversation) -> AsyncIterator[Bas
 @agent.on(generation.Cancel)
 async def stop_writing(_: Body, __: Conversation) -> None:
     """Nothing is left to do: the bus has ended the writing handler with its turn."""
+
+
+# -- adapters -----------------------------------------------------------------------------------------
+
+
+@agent.on(adapters.List)
+async def list_adapters(_: Body, __: Conversation) -> BaseModel:
+    """List everything that is registered."""
+    registry = service.shelf.registry
+    return adapters_message(adapters, registry.all(), registry.aliases())
+
+
+@agent.on(adapters.SetAlias, adapters.DropAlias, adapters.Delete, adapters.Merge, adapters.Export)
+async def change(order: Body, _: Conversation) -> BaseModel:
+    """Carry out one change, or say why not."""
+    shelf = service.shelf
+    adapter, folder = None, None
+    try:
+        match type(order).__name__:
+            case "SetAlias":
+                adapter = shelf.registry.set_alias(order.alias, order.adapter)
+                detail = f"{order.alias} means {adapter.label}"
+            case "DropAlias":
+                shelf.registry.drop_alias(order.alias)
+                detail = f"{order.alias} means nothing"
+            case "Delete":
+                adapter = await shelf.delete(order.adapter)
+                detail = f"{adapter.label} is deleted"
+            case "Merge":
+                adapter = await shelf.merge(order.adapter, order.name)
+                detail = f"{adapter.label} holds {adapter.provenance.merged_from} and its base"
+            case _:
+                adapter, path = await shelf.export(order.adapter, order.folder)
+                folder, detail = str(path), f"{adapter.label} is in {path}"
+    except TrainingError as error:
+        return refused_change(adapters, error)
+    shown = None if adapter is None else adapter_message(adapters, adapter, shelf.registry.aliases())
+    done: BaseModel = adapters.Done(adapter=shown, folder=folder, detail=detail)
+    return done

@@ -99,6 +99,9 @@ class Child:
             case "generate":
                 desk.generate(generate_from_json(order.get("request")))
                 return []
+            case "delete-adapter":
+                desk.delete_adapter(str(order.get("adapter")))
+                return []
             case "cancel-generate":
                 desk.cancel_generate(str(order.get("request_id")))
                 return []

@@ -10,9 +10,10 @@ import structlog
 import torch
 
 from training_service.adapters import Adapter, internal_name
+from training_service.artifact import remove
 from training_service.audit import audit
 from training_service.bench import Bench
-from training_service.errors import RequestInvalid, TrainingError
+from training_service.errors import InUse, RequestInvalid, TrainingError
 from training_service.event import (
     Generated,
     GenerateFailed,
@@ -29,6 +30,7 @@ from training_service.quote import check_memory, measure
 from training_service.rank_quote import check_ranks, held_bytes, quote_ranks
 from training_service.ranks import Hosting
 from training_service.record import RunRecord, RunState, find_record, save_record
+from training_service.reference import check_unused
 from training_service.request import TrainingRequest
 from training_service.result import attach_adapter
 from training_service.roster import MOST_RUNS, Roster
@@ -41,6 +43,9 @@ log = structlog.get_logger()
 MOST_TEXTS = 32
 TOKENS_BETWEEN_STEPS = 16
 """Tokens that each text may write between two optimizer steps."""
+
+RETRYABLE = {"out-of-memory", "disk-full", "lost"}
+"""What may go well when the same task is run again."""
 
 
 class Desk:
@@ -158,6 +163,24 @@ class Desk:
         slot.served[name] = None
         slot.served.move_to_end(name)
         return name
+
+    def delete_adapter(self, reference: str) -> None:
+        """Remove one version of a result for good.
+
+        Raises:
+            InUse: An alias, a run or a text needs it. Nothing has changed.
+            TrainingError: There is none of that name and version.
+        """
+        adapter, is_last = self._places.registry.delete(reference, may_go=self._check_unused)
+        if is_last:
+            remove(adapter.artifact)
+        log.info("adapter.deleted", adapter=adapter.label)
+
+    def _check_unused(self, adapter: Adapter) -> None:
+        check_unused(adapter, self._places.runs)
+        served, folder = internal_name("serve", adapter.artifact.sha256), adapter.artifact.path
+        if any(name == served or slot.base.folder == folder for _, slot, name in self._texts.values()):
+            raise InUse(f"expected a version that nobody uses, got {adapter.label}: a text is being written with it")
 
     def cancel_generate(self, request_id: str) -> None:
         """Stop a text; one that is over already is nothing to complain of."""

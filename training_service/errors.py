@@ -9,6 +9,7 @@
     ├── WarningsFound      warnings         the audit found what usually means wrong labels
     ├── NoMemory           no-memory        the quote is above what the machine has
     ├── NoSuchAdapter      no-such-adapter  a name or version is not in the registry
+    ├── InUse              in-use           something else still needs what is to be deleted
     ├── NoSuchRun          no-such-run      a task id was never prepared here
     ├── OutOfMemory        out-of-memory    a step could not get its memory
     ├── NanLoss            nan-loss         the loss is no number any more
@@ -64,6 +65,12 @@ class NoSuchAdapter(TrainingError):
     code = "no-such-adapter"
 
 
+class InUse(TrainingError):
+    """Raised when a version is to be deleted that an alias, a run or a text still needs."""
+
+    code = "in-use"
+
+
 class NoSuchRun(TrainingError):
     """Raised when a task id is not known to this service."""
 
@@ -105,7 +112,7 @@ class ExactnessBroken(TrainingError):
 BY_CODE: dict[str, type[TrainingError]] = {
     one.code: one
     for one in (
-        TrainingError, RequestInvalid, NoSuchBase, DataError, WarningsFound, NoMemory, NoSuchAdapter, NoSuchRun,
+        TrainingError, RequestInvalid, NoSuchBase, DataError, WarningsFound, NoMemory, NoSuchAdapter, InUse, NoSuchRun,
         OutOfMemory, NanLoss, DiskFull, Lost,
     )
 }  # fmt: skip

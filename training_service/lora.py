@@ -168,6 +168,19 @@ class AdapterHost:
         finally:
             self.activate(then)
 
+    def merge(self, name: str) -> None:
+        """Add adapter *name* to the base's own weights, which must be nobody else's, and take every adapter off.
+
+        Raises:
+            RequestInvalid: The sum holds numbers that are not finite. The weights are as before.
+        """
+        assert self._peft is not None
+        try:
+            self._peft.merge_and_unload(safe_merge=True, adapter_names=[name])
+        except ValueError as error:
+            raise RequestInvalid(f"expected finite merged weights, got: {error}") from error
+        self._peft, self._layers = None, []
+
     def detach(self, name: str) -> None:
         """Remove adapter *name*; nothing is active afterwards and the others stay as they are."""
         self.activate(None)

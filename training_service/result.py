@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from training_service.artifact import ADAPTER_TYPE, MODEL_TYPE, canonical_json, publish, synced_file, verify
 from training_service.bench import Bench
+from training_service.card import CARD
 from training_service.errors import ArtifactDamaged, ExactnessBroken
 from training_service.lora import AdapterHost
 from training_service.model import Base
@@ -30,22 +31,23 @@ class _AdapterConfig:
 _CONFIG = TypeAdapter(_AdapterConfig)
 
 
-def publish_result(artifacts: Path, bench: Bench) -> Artifact:
-    """Put what *bench* has trained on disk and return where.
+def publish_result(artifacts: Path, bench: Bench, *, card: str) -> Artifact:
+    """Put what *bench* has trained on disk, with its model *card*, and return where.
 
     Raises:
         DiskFull: There is no room.
         ExactnessBroken: A LoRA run changed its base, or the file is not what was trained. Nothing is published.
     """
     if bench.slot is None:
-        return publish(artifacts, MODEL_TYPE, lambda folder: _write_model(folder, bench.base))
+        return publish(artifacts, MODEL_TYPE, lambda folder: write_model(folder, bench.base, card))
     if not bench.base.is_unchanged:
         raise ExactnessBroken(f"expected base {bench.base.name!r} to stay as it was, its weights have changed")
     host, name = bench.slot.host, bench.name
-    return publish(artifacts, ADAPTER_TYPE, lambda folder: _write_adapter(folder, host, name))
+    return publish(artifacts, ADAPTER_TYPE, lambda folder: _write_adapter(folder, host, name, card))
 
 
-def _write_adapter(folder: Path, host: AdapterHost, name: str) -> None:
+def _write_adapter(folder: Path, host: AdapterHost, name: str, card: str) -> None:
+    _write_card(folder, card)
     own = host.parameters(name)
     write_tensors(folder / ADAPTER_WEIGHTS, own, metadata={"format": "pt"})
     with synced_file(folder / ADAPTER_CONFIG) as file:
@@ -55,9 +57,16 @@ def _write_adapter(folder: Path, host: AdapterHost, name: str) -> None:
         raise ExactnessBroken("expected the adapter's file to hold exactly its own tensors, got others")
 
 
-def _write_model(folder: Path, base: Base) -> None:
+def write_model(folder: Path, base: Base, card: str) -> None:
+    """Write a full set of weights in float32 with its tokenizer and *card*, as transformers loads it."""
     base.model.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
+    _write_card(folder, card)
+
+
+def _write_card(folder: Path, card: str) -> None:
+    with synced_file(folder / CARD) as file:
+        file.write(card.encode())
 
 
 def attach_adapter(host: AdapterHost, name: str, artifact: Artifact) -> None:

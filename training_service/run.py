@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from training_service.adapters import Provenance, Registry
 from training_service.artifact import remove
 from training_service.bench import Bench
+from training_service.card import CardFacts, model_card, order_facts
 from training_service.checkpoint import library_versions, restore_checkpoint, write_checkpoint
 from training_service.errors import ArtifactDamaged
 from training_service.evaluate import Tally, score_rows
@@ -294,20 +296,34 @@ class Run:
             metrics = record.best.metrics
             bench.steps.team.recall(record.best.artifact)
             self._load(record.best)
+        request = record.request
+        figures = {"loss": metrics.loss, "step": float(metrics.step)} | self._published_scores(metrics.step)
+        kind: Literal["adapter", "model"] = "model" if bench.slot is None else "adapter"
+        plain = request.model_dump(mode="json", exclude={"owner_key"})
+        facts = CardFacts(
+            kind=kind,
+            base=request.base,
+            base_sha256=bench.base.sha256,
+            dataset_sha256=bench.dataset.sha256,
+            order=order_facts(plain),
+            metrics=figures,
+            versions=library_versions(),
+            scores=next((one.scores for one in record.evaluations if one.step == metrics.step), ()),
+        )
         with bench.whole():
-            artifact = publish_result(self._places.artifacts, bench)
+            artifact = publish_result(self._places.artifacts, bench, card=model_card(facts))
         adapter = self._places.registry.register(
             record.request.adapter or f"run-{record.task_id[:8]}",
-            kind="model" if bench.slot is None else "adapter",
+            kind=kind,
             artifact=artifact,
             base=record.request.base,
             base_sha256=bench.base.sha256,
             provenance=Provenance(
                 task_id=record.task_id,
-                request=record.request.model_dump(mode="json"),
+                request=plain,
                 dataset_sha256=bench.dataset.sha256,
                 seed=record.request.seed,
-                metrics={"loss": metrics.loss, "step": float(metrics.step)} | self._published_scores(metrics.step),
+                metrics=figures,
                 versions=library_versions(),
                 conversation_id=record.conversation_id,
             ),

@@ -270,6 +270,14 @@ class Worker:
             return replace(found, state=RunState.PAUSED, detail=STANDS_STILL)
         return found
 
+    async def delete_adapter(self, reference: str) -> None:
+        """Remove one version, ``name@version``, for good.
+
+        Raises:
+            TrainingError: Its code says why: in-use, no-such-adapter, bad-request.
+        """
+        await self._call({"command": "delete-adapter", "adapter": reference})
+
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Speech]:
         """Write one text: pieces as they come, then ``Generated``. To stop reading stops the writing.
 

@@ -34,7 +34,8 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bus.cli.messages": ("Messages", ("send", "conversations", "cancel")),
     "bus.cli.dead": ("Messages", ("dead",)),
     "bus.cli.people": ("People", ("inbox", "answer")),
-    "bus.cli.training": ("Training", ("train", "adapters", "generate")),
+    "bus.cli.training": ("Training", ("train", "generate")),
+    "bus.cli.adapters": ("Training", ("adapters",)),
     "bus.cli.runs": ("Training", ("runs",)),
     "bus.cli.demo": ("Projects", ("demo",)),
 }

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 
 from bus.cli.curve import save_curve
 from bus.cli.exit_codes import ExitCode
 from bus.cli.options import BusOption, JsonOption, OwnerKeyOption, TimeoutOption, connect, run
 from bus.cli.output import print_json, say
 from bus.cli.runs_view import FollowView, print_history, print_runs, print_steered
-from bus.errors import ConversationEnded, PalaverError
+from bus.cli.service import Fields, NoAnswer, ask, opened, receive
 from bus.sdk.client import Client
-from bus.sdk.notice import NobodyPlays
-from bus.sdk.opened import OpenConversation
 from bus.spec.compile import load_protocol
 from bus.spec.protocol import Protocol
-
-Fields: TypeAlias = dict[str, Any]
 
 
 class Action(StrEnum):
@@ -39,12 +33,6 @@ class Action(StrEnum):
 
 
 STEERED = {Action.PAUSE: "PauseRun", Action.RESUME: "ResumeRun", Action.CANCEL: "CancelRun"}
-
-
-class NoAnswer(PalaverError):
-    """Raised when the training service refuses a question about runs, or there is none to ask."""
-
-    code = "no-answer"
 
 
 def runs(
@@ -114,9 +102,10 @@ class _Desk:
         """Hand every message about a run to *show*, with its name, until the run is over."""
         async with connect(self._bus) as client:
             task_id = await self._find(client, run_id)
-            async with self._opened(client, "Follow", {"task_id": task_id}) as conversation:
+            fields = {"task_id": task_id, "owner_key": self._key}
+            async with opened(client, self._protocol, "Follow", fields) as conversation:
                 while True:
-                    name, fields = await self._receive(conversation)
+                    name, fields = await receive(self._protocol, conversation)
                     show(name, fields)
                     if name == "Over":
                         return
@@ -133,34 +122,4 @@ class _Desk:
         return str(matching[0])
 
     async def _ask(self, client: Client, name: str, fields: Fields) -> Fields:
-        async with self._opened(client, name, fields) as conversation:
-            return (await self._receive(conversation))[1]
-
-    @asynccontextmanager
-    async def _opened(self, client: Client, name: str, fields: Fields) -> AsyncIterator[OpenConversation]:
-        message = self._protocol.messages[self._protocol.message_index(name)]
-        async with client.open(self._protocol, role="client", notices=True) as conversation:
-            await conversation.send(message.build({**fields, "owner_key": self._key}))
-            yield conversation
-
-    async def _receive(self, conversation: OpenConversation) -> tuple[str, Fields]:
-        """Return the next message's name and fields.
-
-        Raises:
-            NoAnswer: It is a refusal, or nobody is there to answer.
-        """
-        try:
-            message = await conversation.receive()
-            while not isinstance(message, BaseModel | NobodyPlays):
-                message = await conversation.receive()
-        except ConversationEnded as error:
-            raise NoAnswer("the training service was too slow or was lost; ask again") from error
-        if isinstance(message, NobodyPlays):
-            raise NoAnswer(
-                "no training service is up, so nobody knows of runs: start one, e.g. with `palaver up`, and ask again"
-            )
-        message_type = self._protocol.messages[self._protocol.type_of[type(message)]]
-        fields = message_type.to_plain(message)  # type: ignore[arg-type]  # its own class
-        if message_type.name == "Refused":
-            raise NoAnswer(f"refused: {fields['code']}: {fields['detail']}")
-        return message_type.name, fields
+        return await ask(client, self._protocol, name, {**fields, "owner_key": self._key})

@@ -1,4 +1,4 @@
-"""``palaver train``, ``generate``, ``adapters``: the training service, seen from the shell."""
+"""``palaver train``, ``generate``: the training service, seen from the shell."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from uuid import UUID, uuid4
 
 import typer
 
+from bus.cli.adapters import base_of
 from bus.cli.exit_codes import exit_code_of_outcome
 from bus.cli.messages import client_name
 from bus.cli.options import BusOption, JsonOption, OwnerKeyOption, TimeoutOption, connect, run
-from bus.cli.output import errors, print_json, print_table, say
+from bus.cli.output import errors, print_json, say
 from bus.cli.train_view import TrainView
 from bus.cli.training_file import TrainingFile, load_training_file
-from bus.cli.training_shelf import Adapter, list_adapters
 from bus.ids import show_id
 from bus.sdk.client import Client
 from bus.sdk.opened import OpenConversation
@@ -99,21 +99,6 @@ def generate(
     raise typer.Exit(exit_code_of_outcome(outcome, [name for name, _ in protocol.spec.outcomes]))
 
 
-def adapters(bus: BusOption = None, as_json: JsonOption = False) -> None:
-    """List the adapters that runs on this bus have registered, the newest last."""
-
-    async def ask() -> list[Adapter]:
-        async with connect(bus) as client:
-            return await list_adapters(client)
-
-    found = run(ask())
-    if as_json:
-        print_json([one.as_json() for one in found])
-        return
-    rows = ([one.name, one.base, one.method, _number(one.loss), one.uri] for one in found)
-    print_table(["adapter", "base", "method", "loss", "artifact"], rows, empty="no adapters yet: palaver train FILE")
-
-
 class _Delegation:
     """One run, from the request to its outcome.
 
@@ -170,7 +155,7 @@ async def _generate(protocol: Protocol, fields: dict[str, Any], client: Client, 
         client.open(protocol, role="client", request_id=request_id) as conversation,
     ):
         if fields["base"] is None:
-            fields["base"] = (fields["adapter"] and await _base_of(fields["adapter"], client)) or _DEFAULT_BASE
+            fields["base"] = (fields["adapter"] and await base_of(client, fields["adapter"])) or _DEFAULT_BASE
         await conversation.send(protocol.messages[protocol.message_index("Generate")].build(fields))
         has_text = False
         async for message in conversation:
@@ -194,12 +179,6 @@ async def _generate(protocol: Protocol, fields: dict[str, Any], client: Client, 
     elif outcome not in ("generated", "refused"):
         say(f"palaver: the conversation ended as {outcome}: {conversation.reason or 'no reason was given'}")
     return outcome
-
-
-async def _base_of(adapter: str, client: Client) -> str | None:
-    """Return the base that *adapter* was trained on, or None where the bus has not seen it."""
-    known = [one for one in await list_adapters(client) if adapter in (one.name, one.name.partition("@")[0])]
-    return known[-1].base if known else None
 
 
 def _task(text: str | None) -> UUID:

@@ -420,6 +420,15 @@ def is_pickle(data: bytes) -> bool:
         return False
 
 
+def test_what_torch_saves_is_found_to_hold_a_pickle(tmp_path: Path) -> None:
+    """The positive control: the scan below would find either form."""
+    torch.save({"a": torch.ones(2)}, tmp_path / "new")
+    torch.save({"a": torch.ones(2)}, tmp_path / "old", _use_new_zipfile_serialization=False)
+
+    assert zipfile.is_zipfile(tmp_path / "new")
+    assert is_pickle((tmp_path / "old").read_bytes())
+
+
 @pytest.mark.slow
 def test_nothing_on_disk_is_or_holds_a_pickle(new_request: NewRequest, talk: Talk, tmp_path: Path) -> None:
     for name, method in (("one", "lora"), ("two", "full")):
@@ -430,7 +439,7 @@ def test_nothing_on_disk_is_or_holds_a_pickle(new_request: NewRequest, talk: Tal
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]
 
     assert len(talk.of(Trained)) == 2
-    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".jinja", ""}
+    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".jinja", ".md", ""}
     for path in files:
         assert not zipfile.is_zipfile(path), path
         if path.suffix == ".safetensors":
