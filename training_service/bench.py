@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from training_service.adapters import internal_name
-from training_service.data import Dataset, Encoder, check_artifact, load_dataset
+from training_service.data import Dataset, Encoder, load_ordered
+from training_service.event import Variant
 from training_service.model import Base, free_all
 from training_service.request import Lora, TrainingRequest
 from training_service.slots import Slot, Slots
 from training_service.steps import Steps, plan_of
+from training_service.variant import variants_of
 
 
 class Bench:
@@ -28,11 +30,13 @@ class Bench:
         self.name = internal_name(use, request.task_id)
         self.slot: Slot | None = slots.shared(request.base) if request.method == "lora" else None
         self.base: Base = self.slot.base if self.slot is not None else slots.private(request.base)
-        encoder = Encoder(self.base.tokenizer, stop_ids=self.base.stop_ids, max_tokens=self.base.max_tokens)
-        self.dataset = load_dataset(check_artifact(request.dataset, roots), encoder)
-        self.evaluation: Dataset | None = None
-        if request.evaluation is not None:
-            self.evaluation = load_dataset(check_artifact(request.evaluation, roots), encoder)
+        self.encoder = Encoder(
+            self.base.tokenizer,
+            stop_ids=self.base.stop_ids,
+            max_tokens=min(request.max_tokens or self.base.max_tokens, self.base.max_tokens),
+            train_on=request.train_on,
+        )
+        self.dataset, self.evaluation = load_ordered(request, self.encoder, roots)
         if self.slot is None:
             parameters = free_all(self.base)
         else:
@@ -40,6 +44,17 @@ class Bench:
             self.slot.users.add(self.name)
         rows = self.dataset.usable
         self.steps = Steps(self.base.model, parameters, rows, plan_of(request, len(rows)), pad_id=self.base.pad_id)
+
+    def variants(self) -> dict[Variant, Dataset]:
+        """Return the held-out rows as each variant of the model is asked them; none where no row is held out.
+
+        Raises:
+            DataError: See ``variants_of``.
+        """
+        if self.evaluation is None:
+            return {}
+        prompt, longest = self.request.system_prompt, self.base.max_tokens
+        return variants_of(self.evaluation, self.dataset, self.encoder, system_prompt=prompt, longest=longest)
 
     def activate(self) -> None:
         """Make the model compute for this order from now on."""

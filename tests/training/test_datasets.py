@@ -244,4 +244,7 @@ def test_system_turn_stands_in_the_first_user_turn_as_in_gemma(base: Base, encod
     text = encoder.render(CHAT[:2])
 
     assert text == "<bos><start_of_turn>user\nBe short.\n\nOne?<end_of_turn>\n<start_of_turn>model\n"
-    assert encoder.encode_row(Row(1, messages=tuple(CHAT)), Path("x")).tokens[0] == base.tokenizer.bos_token_id
+    assert (
+        encoder.encode_row(Row(1, messages=tuple(CHAT), trained=(2, 4)), Path("x")).tokens[0]
+        == base.tokenizer.bos_token_id
+    )
