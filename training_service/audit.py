@@ -134,4 +134,5 @@ def show_example(example: Example, tokenizer: ChatTokenizer) -> str:
             parts.append(sign + tokenizer.decode(list(example.tokens[start:at])))
             start = at
     text = "".join(parts)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+    half = MAX_SHOWN // 2
+    return text if len(text) <= MAX_SHOWN else f"{text[: half - 1]}…{text[-half:]}"  # an answer stands at the end

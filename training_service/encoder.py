@@ -26,6 +26,9 @@ MAX_SHOWN = 300
 
 MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
+THOUGHT_ENDS = "</think>"
+"""What templates cut reasoning off at; it may be left out of turns that others follow."""
+
 TrainOn: TypeAlias = Literal["assistant", "all"]
 
 
@@ -187,7 +190,7 @@ class Encoder:
             return _Draft(row, where, [row.text[: row.begun], row.text[row.begun :]], [])
         try:
             texts = [self._apply(row.messages, row.tools, prompt=False, goes_on=False)]
-            self._check_tools(row, texts[0])
+            self._check_shown(row, texts[0])
             if len(texts[0]) > max(LONG_CHARACTERS, 16 * self.max_tokens):
                 return _Draft(row, where, texts, [], is_long=True)
             cuts = []
@@ -240,13 +243,20 @@ class Encoder:
         return self._apply(row.messages[: index + 1], row.tools, prompt=False, goes_on=False)
 
     @staticmethod
-    def _check_tools(row: Row, whole: str) -> None:
-        """See that the template shows what is called: one that knows no tools would train empty turns."""
+    def _check_shown(row: Row, whole: str) -> None:
+        """See that the template shows what is said and called: one that drops it would train empty turns."""
         for name in row.tool_names:
             if name not in whole:
                 raise DataError(
                     f"expected a chat template that shows tools and their calls, got one that leaves out {name!r}: "
                     "take a base made for tools, or write the calls as text"
+                )
+        for index in row.trained:
+            said = str(row.messages[index].get("content", "")).rpartition(THOUGHT_ENDS)[2].strip()
+            if said not in whole:
+                raise DataError(
+                    f"messages[{index}]: expected a chat template that shows what the assistant says, got one that "
+                    "leaves it out: take a base made for text"
                 )
 
     def _learned(self, row: Row, tokens: list[int], cuts: Iterable[tuple[int, list[int], list[int]]]) -> list[bool]:
@@ -265,23 +275,22 @@ class Encoder:
             begin, end = len(asked), len(until)
             if tokens[:begin] != asked:
                 raise _moved(index)
-            learned[begin:] = [False] * (len(tokens) - begin)
-            if tokens[:end] != until:
-                learned[begin:] = self._marked(row, tokens, index)[begin:]
-                continue
-            stops = [at for at in range(begin, end) if tokens[at] in self._stop_ids]
-            end = stops[-1] + 1 if stops else end
+            if tokens[:end] == until:
+                stops = [at for at in range(begin, end) if tokens[at] in self._stop_ids]
+                end = stops[-1] + 1 if stops else end
+            else:
+                begin, end = self._marked(row, tokens, index, begin)
             learned[begin:end] = [True] * (end - begin)
         return learned
 
-    def _marked(self, row: Row, tokens: list[int], index: int) -> list[bool]:
-        """Return what the template itself marks as said by the assistant.
+    def _marked(self, row: Row, tokens: list[int], index: int, begin: int) -> tuple[int, int]:
+        """Return from where to where the template itself marks the turn that begins at *begin* as the assistant's.
 
         Used where a template rewrites a turn once others follow, e.g. drops its reasoning. What stands before the
-        turn is known to be what it is asked by; the marks say which tokens of the rewritten turn are its own.
+        turn is known to be what it is asked by; the marks say where the rewritten turn ends.
 
         Raises:
-            DataError: The template marks nothing, or not all that it marks is to be learned.
+            DataError: The template marks nothing, or a later turn of which nothing is to be learned.
         """
         later = {at for at, turn in enumerate(row.messages) if at > index and turn["role"] == "assistant"}
         if not MARKS_ANSWERS.search(str(self._tokenizer.chat_template)) or not later <= set(row.trained):
@@ -300,7 +309,9 @@ class Encoder:
         assert isinstance(marked, Mapping)
         if list(marked["input_ids"]) != tokens:
             raise _moved(index)
-        return [bool(one) for one in marked["assistant_masks"]]
+        marks = [*marked["assistant_masks"], 0]
+        first = next((at for at in range(begin, len(tokens)) if marks[at]), len(tokens))
+        return first, next(at for at in range(first, len(marks)) if not marks[at])
 
     def _framed(self, given: list[int], text: list[int]) -> tuple[list[int], list[bool]]:
         begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
@@ -350,5 +361,6 @@ def _is_last(row: Row, index: int) -> bool:
 def _moved(index: int) -> DataError:
     return DataError(
         f"messages[{index}]: expected what stands before a turn to stay as it is when the turn is "
-        "added, got other tokens: this chat template or row would train what is never asked; split the row"
+        "added, got other tokens: this chat template or row would train what is never asked; split the row "
+        "into one for each answer"
     )

@@ -128,7 +128,9 @@ def _answered(number: int, prompt: tuple[Turn, ...], answer: object, tools: tupl
 
 
 def _preference(data: dict[str, object], number: int, where: str) -> Row:
-    answers = [data.get(name) for name in ("chosen", "rejected")]
+    if data.get("chosen") is None or data.get("rejected") is None:
+        raise DataError(f"{where}: expected both 'chosen' and 'rejected', got one alone")
+    answers = (data["chosen"], data["rejected"])
     prompt = _prompt(data["prompt"], f"{where}: prompt") if data.get("prompt") is not None else ()
     tools = _tools(data, where)
     if all(isinstance(answer, str) for answer in answers):
@@ -142,7 +144,7 @@ def _preference(data: dict[str, object], number: int, where: str) -> Row:
     )
     pairs = zip(chosen, rejected, strict=False)
     n_shared = sum(1 for _ in takewhile(lambda turns: turns[0] == turns[1], pairs))
-    n_given = min(n_shared, len(chosen) - 1, len(rejected) - 1)
+    n_given = n_shared if chosen != rejected else n_shared - 1  # equal ones are the audit's to find
     if not n_given:
         raise DataError(f"{where}: expected 'chosen' and 'rejected' to share their prompt, got two that begin apart")
     one, other = (_chat(number, turns, n_given, tools) for turns in (chosen, rejected))
