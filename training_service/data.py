@@ -171,8 +171,10 @@ def load_dataset(path: Path, encoder: Encoder, *, objective: Objective = "sft") 
             "every pair is equal, or an answer is cut away whole; raise max_tokens, or look at the first rows"
         )
     if not dataset.usable:
+        n_cut = sum(example.truncated for example in dataset.examples)
         raise DataError(
-            f"{path}: expected at least one token to train, got none: every row is masked or cut away; "
+            f"{path}: expected at least one token to train, got none: every row is masked or cut away "
+            f"({n_cut} of {len(rows)} are cut at {encoder.max_tokens} tokens); "
             "give rows with turns of the assistant, raise max_tokens, or order train_on: all"
         )
     return dataset
