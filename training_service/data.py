@@ -202,8 +202,8 @@ def _fitting(row: Row, path: Path, objective: Objective) -> Row:
         )
     if objective == "sft" and row.rejected is not None:
         raise DataError(
-            f"{path}:{row.line}: expected a chat, a pair or text with objective sft, got a preference: "
-            "order objective: dpo, or give 'prompt' and 'completion'"
+            f"{path}:{row.line}: expected a chat, a prompt with its completion or text with objective sft, "
+            "got a preference: order objective: dpo, or give 'prompt' and 'completion'"
         )
     return row
 

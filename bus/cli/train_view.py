@@ -77,7 +77,8 @@ class TrainView:
             self._line(f"  warning: {warning}", "yellow")
         self._line("  the first row, trained parts marked:")
         for line in audit["first_example"].splitlines():
-            self._line(f"    {line}", "dim")
+            printable = "".join(one if one.isprintable() else "\ufffd" for one in line)  # data must not move the cursor
+            self._line(f"    {printable}", "dim")
 
     def _show_quote(self, fields: dict[str, Any]) -> None:
         self._show_audit(fields["audit"])

@@ -58,3 +58,11 @@ def test_programs_get_the_whole_audit_of_a_refusal(capsys: pytest.CaptureFixture
     message = json.loads(shown(capsys, as_json=True, code="warnings", detail="the data warns", audit=AUDIT))
 
     assert message["fields"]["audit"]["warnings"] == AUDIT.warnings
+
+
+def test_data_shown_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    audit = AUDIT.model_copy(update={"first_example": "·\x1b[2Jgone"})
+
+    text = shown(capsys, code="warnings", detail="the data warns", audit=audit)
+
+    assert "    ·\ufffd[2Jgone" in text

@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training_service.audit import show_example
+from training_service.bench import Bench
 from training_service.data import Dataset, Encoder, Example, Pair, hold_out, load_dataset, load_ordered
 from training_service.errors import DataError, RequestInvalid
 from training_service.event import Variant
 from training_service.model import Base
 from training_service.request import TrainingRequest
 from training_service.row import Row, parse_row
+from training_service.run import Places
+from training_service.slots import Slots
 from training_service.variant import MOST_EXAMPLES, build_prompt, variants_of, with_system, without_system
 
 SYSTEM = {"role": "system", "content": "Be short."}
@@ -236,3 +239,16 @@ def test_prompt_cuts_nothing_off_a_row(base: Base, tmp_path: Path) -> None:
     assert len(bare.tokens) == 60
     assert bare.truncated
     assert given_and_trained(told, base)[1] == given_and_trained(bare, base)[1]
+
+
+@pytest.mark.parametrize("held_out", [{"evaluation_share": 0.25}, {}], ids=["some", "none"])
+def test_bench_has_the_variants_of_its_held_out_rows(
+    held_out: dict[str, object], new_request: NewRequest, slots: Slots, places: Places
+) -> None:
+    bench = Bench(new_request(**held_out), slots, places.roots, use="run")
+
+    found = bench.variants()
+    bench.close()
+
+    assert list(found) == (list(Variant) if held_out else [])
+    assert {len(one.usable) for one in found.values()} == ({len(bench.evaluation.usable)} if held_out else set())
