@@ -30,8 +30,8 @@ _WARNINGS = {
 
 def audit(dataset: Dataset, evaluation: Dataset | None, tokenizer: ChatTokenizer, *, stop_ids: frozenset[int]) -> Audit:
     """Return what *dataset* holds, with a warning for everything that usually means wrong labels."""
-    answers = _answers(dataset)
-    places = _findings(dataset, evaluation, answers, stop_ids)
+    answers = dataset.answers
+    places = _findings(dataset, evaluation, stop_ids)
     counts = {name: len(found) for name, found in places.items()}
     examples = [example for of_row in answers for example in of_row]
     begin, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
@@ -78,21 +78,12 @@ def check_warnings(found: Audit, *, accepted: bool) -> None:
         )
 
 
-def _answers(dataset: Dataset) -> list[tuple[Example, ...]]:
-    """Return the examples of each row: one, or the chosen and the rejected."""
-    if dataset.pairs:
-        return [(pair.chosen, pair.rejected) for pair in dataset.pairs]
-    return [(example,) for example in dataset.examples]
-
-
-def _findings(
-    dataset: Dataset, evaluation: Dataset | None, answers: Sequence[tuple[Example, ...]], stop_ids: frozenset[int]
-) -> dict[str, list[int]]:
+def _findings(dataset: Dataset, evaluation: Dataset | None, stop_ids: frozenset[int]) -> dict[str, list[int]]:
     """Return the places of the rows that each finding is about."""
     keys, held_out = dataset.keys, set(evaluation.keys if evaluation is not None else ())
     seen: set[object] = set()
     places: dict[str, list[int]] = {name: [] for name in (*_NOTES, *_WARNINGS)}
-    for place, (key, of_row) in enumerate(zip(keys, answers, strict=True)):
+    for place, (key, of_row) in enumerate(zip(keys, dataset.answers, strict=True)):
         masked = not all(example.n_trained for example in of_row)
         equal = len(of_row) > 1 and of_row[0].tokens == of_row[1].tokens
         whole = [example for example in of_row if example.n_trained and not example.truncated]

@@ -39,13 +39,13 @@ class Dataset:
     Attributes:
         examples: One for each row; of a preference the chosen one.
         sha256: Of the whole file, also where these are only some of its rows.
-        pairs: One for each row where the rows are preferences, else none.
+        rejected: One for each row where the rows are preferences, else none.
         rows: What the examples were made from.
     """
 
     examples: tuple[Example, ...]
     sha256: str
-    pairs: tuple[Pair, ...] = ()
+    rejected: tuple[Example, ...] = ()
     rows: tuple[Row, ...] = ()
 
     @property
@@ -54,16 +54,20 @@ class Dataset:
         return tuple(example for example in self.examples if example.n_trained)
 
     @property
-    def usable_pairs(self) -> tuple[Pair, ...]:
-        """The pairs that teach a preference."""
-        return tuple(pair for pair in self.pairs if pair.teaches)
+    def pairs(self) -> tuple[Pair, ...]:
+        """The preferences that teach something; none where the rows are no preferences."""
+        both = zip(self.examples, self.rejected, strict=True) if self.rejected else ()
+        return tuple(pair for pair in (Pair(*one) for one in both) if pair.teaches)
+
+    @property
+    def answers(self) -> tuple[tuple[Example, ...], ...]:
+        """The examples of each row: one, or the chosen and the rejected."""
+        return tuple(zip(self.examples, self.rejected, strict=True) if self.rejected else zip(self.examples))
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
         """What the model reads of each row: equal for rows that are the same to it."""
-        if self.pairs:
-            return tuple((pair.chosen.tokens, pair.rejected.tokens) for pair in self.pairs)
-        return tuple(example.tokens for example in self.examples)
+        return tuple(tuple(example.tokens for example in of_row) for of_row in self.answers)
 
     def chosen(self, keep: Callable[[int], bool]) -> "Dataset":
         """Return the rows whose place *keep* holds for."""
@@ -71,7 +75,7 @@ class Dataset:
         def some(values: tuple[_T, ...]) -> tuple[_T, ...]:
             return tuple(value for place, value in enumerate(values) if keep(place))
 
-        return replace(self, examples=some(self.examples), pairs=some(self.pairs), rows=some(self.rows))
+        return replace(self, examples=some(self.examples), rejected=some(self.rejected), rows=some(self.rows))
 
 
 def check_artifact(artifact: Artifact, roots: Sequence[Path]) -> Path:
@@ -165,7 +169,7 @@ def load_dataset(path: Path, encoder: Encoder, *, objective: Objective = "sft") 
         digest = file_digest(file, "sha256").hexdigest()
     rows = tuple(_fitting(row, path, objective) for row in read_rows(path))
     dataset = encode_dataset(rows, encoder, sha256=digest, where=path)
-    if objective == "dpo" and not dataset.usable_pairs:
+    if objective == "dpo" and not dataset.pairs:
         raise DataError(
             f"{path}: expected at least one pair of different answers, got none: "
             "every pair is equal, or an answer is cut away whole; raise max_tokens, or look at the first rows"
@@ -188,10 +192,7 @@ def encode_dataset(rows: Sequence[Row], encoder: Encoder, *, sha256: str, where:
     """
     examples = tuple(encoder.encode_rows(rows, where))
     worse = [row.rejected for row in rows if row.rejected is not None]
-    pairs = (
-        tuple(Pair(*both) for both in zip(examples, encoder.encode_rows(worse, where), strict=True)) if worse else ()
-    )
-    return Dataset(examples, sha256, pairs, tuple(rows))
+    return Dataset(examples, sha256, tuple(encoder.encode_rows(worse, where)), tuple(rows))
 
 
 def _fitting(row: Row, path: Path, objective: Objective) -> Row:
@@ -243,7 +244,8 @@ def hold_out(dataset: Dataset, share: float, *, seed: int, where: object = "data
         DataError: There are not two different rows.
     """
     keys = dataset.keys
-    teaching = [pair.teaches for pair in dataset.pairs] or [bool(example.n_trained) for example in dataset.examples]
+    # A row teaches when it trains something; a preference when both of its answers do, and differ.
+    teaching = [len(of_row) == len({one.tokens for one in of_row if one.n_trained}) for of_row in dataset.answers]
     different = list(dict.fromkeys(key for key, counts in zip(keys, teaching, strict=True) if counts))
     if len(different) < 2:
         raise DataError(

@@ -6,9 +6,11 @@ trained. What they must say is the same, only what stands before it differs. Pur
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from training_service.data import Dataset, Encoder, Example, Pair, Row, encode_dataset
+from training_service.data import Dataset, Encoder, Example, Row, encode_dataset
+from training_service.errors import DataError
 from training_service.event import Variant
 from training_service.row import Turn
 
@@ -31,7 +33,7 @@ def variants_of(
 
     The base with and without the prompt has the same targets, also where a row is cut: the prompt comes on top of
     what ``max_tokens`` allows, as far as the model takes it. Where nobody gave a prompt and none could be built,
-    there is no ``Variant.SYSTEM_PROMPT``.
+    or the template refuses it, there is no ``Variant.SYSTEM_PROMPT``.
 
     Args:
         evaluation: The held-out rows as they are, with ``rows``.
@@ -41,7 +43,7 @@ def variants_of(
         longest: Tokens that the model takes.
 
     Raises:
-        DataError: The chat template refuses a row without its system turn, or with one.
+        DataError: The chat template refuses a row without its system turn.
     """
     whole = encoder.resized(WHOLE)
     bare_rows = [without_system(row) for row in evaluation.rows]
@@ -49,21 +51,27 @@ def variants_of(
     bare = encode_dataset(bare_rows, whole, sha256=evaluation.sha256, where="evaluation")
     variants = {Variant.BASE: _with_examples(bare, [_cut(one, encoder.max_tokens) for one in _flat(bare)])}
     if told_rows != bare_rows:
-        told = encode_dataset(told_rows, whole, sha256=evaluation.sha256, where="evaluation")
-        both = zip(_flat(bare), _flat(told), strict=True)
-        aligned = [_aligned(one, other, encoder, longest) for one, other in both]
-        variants[Variant.SYSTEM_PROMPT] = _with_examples(told, aligned)
+        with suppress(DataError):  # the template takes no such prompt: no reason to fail a run
+            told = encode_dataset(told_rows, whole, sha256=evaluation.sha256, where="evaluation")
+            both = zip(_flat(bare), _flat(told), strict=True)
+            aligned = [_aligned(one, other, encoder, longest) for one, other in both]
+            variants[Variant.SYSTEM_PROMPT] = _with_examples(told, aligned)
     return variants | {Variant.TUNED: evaluation}
 
 
 def without_system(row: Row) -> Row:
-    """Return *row* without its system turns; plain text is as it was."""
+    """Return *row* without its system turns; where they are all that is asked, and for plain text, as it was."""
+    asked = row.messages[: min(row.trained, default=len(row.messages))]
+    return row if all(turn["role"] == "system" for turn in asked) else _without_system(row)
+
+
+def _without_system(row: Row) -> Row:
     kept = [place for place, turn in enumerate(row.messages) if turn["role"] != "system"]
     return replace(
         row,
         messages=tuple(row.messages[place] for place in kept),
         trained=tuple(kept.index(place) for place in row.trained),
-        rejected=None if row.rejected is None else without_system(row.rejected),
+        rejected=None if row.rejected is None else _without_system(row.rejected),
     )
 
 
@@ -77,7 +85,7 @@ def with_system(row: Row, prompt: str, *, in_user_turn: bool = False) -> Row:
     """
     if row.text is not None:
         return replace(row, text=prompt + BREAK + row.text, begun=len(prompt + BREAK) + row.begun)
-    bare = without_system(row)
+    bare = _without_system(row)
     rejected = None if row.rejected is None else with_system(row.rejected, prompt, in_user_turn=in_user_turn)
     first = next((place for place, turn in enumerate(bare.messages) if turn["role"] == "user"), None)
     if in_user_turn and first is not None:
@@ -157,13 +165,9 @@ def _cut(example: Example, limit: int) -> Example:
 
 
 def _flat(dataset: Dataset) -> list[Example]:
-    if not dataset.pairs:
-        return list(dataset.examples)
-    return [example for pair in dataset.pairs for example in (pair.chosen, pair.rejected)]
+    return [*dataset.examples, *dataset.rejected]
 
 
-def _with_examples(dataset: Dataset, flat: list[Example]) -> Dataset:
-    if not dataset.pairs:
-        return replace(dataset, examples=tuple(flat))
-    pairs = tuple(Pair(*both) for both in zip(flat[::2], flat[1::2], strict=True))
-    return replace(dataset, examples=tuple(flat[::2]), pairs=pairs)
+def _with_examples(dataset: Dataset, flat: Sequence[Example]) -> Dataset:
+    n_rows = len(dataset.examples)
+    return replace(dataset, examples=tuple(flat[:n_rows]), rejected=tuple(flat[n_rows:]))

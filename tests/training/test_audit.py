@@ -88,7 +88,7 @@ def test_pairs_with_equal_answers_are_found_and_left_out(base: Base, encoder: En
     found = found_in(path, encoder, base, objective="dpo")
 
     assert found.warnings == ("the same chosen and rejected answer, which teaches nothing, left out: 1 row (line 2)",)
-    assert len(load_dataset(path, encoder, objective="dpo").usable_pairs) == 1
+    assert len(load_dataset(path, encoder, objective="dpo").pairs) == 1
 
 
 def test_audit_of_pairs_counts_both_answers(base: Base, encoder: Encoder, tmp_path: Path) -> None:

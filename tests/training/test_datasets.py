@@ -151,7 +151,7 @@ def test_preference_trains_the_answers_alone_in_both_examples(base: Base, encode
     assert trained_texts(base, pair.chosen) == ["Four.<end_of_turn>"]
     assert trained_texts(base, pair.rejected) == ["Five.<end_of_turn>"]
     assert dataset.examples == dataset.usable == (pair.chosen,)
-    assert dataset.usable_pairs == dataset.pairs
+    assert dataset.rejected == (pair.rejected,)
 
 
 def test_preferences_that_are_all_equal_are_refused(encoder: Encoder, tmp_path: Path) -> None:

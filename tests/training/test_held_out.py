@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from training_service.audit import show_example
 from training_service.bench import Bench
-from training_service.data import Dataset, Encoder, Example, Pair, hold_out, load_dataset, load_ordered
+from training_service.data import Dataset, Encoder, Example, hold_out, load_dataset, load_ordered
 from training_service.errors import DataError, RequestInvalid
 from training_service.event import Variant
 from training_service.model import Base
@@ -83,11 +83,11 @@ def test_nothing_can_be_held_out_of_equal_rows() -> None:
 
 def test_pairs_and_rows_are_held_out_with_their_examples() -> None:
     examples = dataset_of(1, 2, 3).examples
-    pairs = tuple(Pair(example, Example((0, 9), (False, True))) for example in examples)
+    rejected = tuple(Example((0, 10 * row), (False, True)) for row in (1, 2, 3))
     rows = tuple(Row(line, text="") for line in (1, 2, 3))
 
-    for side in hold_out(Dataset(examples, "", pairs, rows), 0.34, seed=0):
-        assert [pair.chosen for pair in side.pairs] == list(side.examples)
+    for side in hold_out(Dataset(examples, "", rejected, rows), 0.34, seed=0):
+        assert [pair.chosen.tokens[1] * 10 for pair in side.pairs] == [one.tokens[1] for one in side.rejected]
         assert [row.line for row in side.rows] == [example.tokens[1] for example in side.examples]
 
 
@@ -118,6 +118,13 @@ def test_row_without_system_learns_the_same_turns() -> None:
 
     assert [turn["role"] for turn in bare.messages] == ["user", "assistant", "user", "assistant"]
     assert bare.trained == (1, 3)
+
+
+def test_row_that_is_asked_by_a_system_turn_alone_keeps_it() -> None:
+    row = row_of(messages=[SYSTEM, SAID])
+
+    assert without_system(row) == row
+    assert with_system(row, "Be long.").messages == ({"role": "system", "content": "Be long."}, SAID)
 
 
 def test_row_with_system_has_that_prompt_alone() -> None:
