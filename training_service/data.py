@@ -69,7 +69,7 @@ class Dataset:
         """What the model reads of each row: equal for rows that are the same to it."""
         return tuple(tuple(example.tokens for example in of_row) for of_row in self.answers)
 
-    def chosen(self, keep: Callable[[int], bool]) -> "Dataset":
+    def filtered(self, keep: Callable[[int], bool]) -> "Dataset":
         """Return the rows whose place *keep* holds for."""
 
         def some(values: tuple[_T, ...]) -> tuple[_T, ...]:
@@ -255,6 +255,6 @@ def hold_out(dataset: Dataset, share: float, *, seed: int, where: object = "data
     n_held_out = min(max(1, round(share * len(different))), len(different) - 1)
     held_out = set(random.Random(f"held-out:{seed}").sample(different, n_held_out))
     return (
-        dataset.chosen(lambda place: keys[place] not in held_out),
-        dataset.chosen(lambda place: keys[place] in held_out),
+        dataset.filtered(lambda place: keys[place] not in held_out),
+        dataset.filtered(lambda place: keys[place] in held_out),
     )

@@ -5,6 +5,7 @@ only as the few methods of ``ChatTokenizer``, and loads no torch.
 """
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -128,11 +129,12 @@ class Encoder:
         self.train_on = train_on
         self._tokenizer = tokenizer
         self._stop_ids = stop_ids
+        self._reach = max_tokens  # turns that begin later are not looked at
 
-    def resized(self, max_tokens: int) -> "Encoder":
-        """Return the same encoder with another limit."""
+    def uncut(self, reach: int) -> "Encoder":
+        """Return the same encoder without a limit; of a long row, only turns within *reach* tokens are trained."""
         other = copy(self)
-        other.max_tokens = max_tokens
+        other.max_tokens, other._reach = sys.maxsize, reach
         return other
 
     def render(self, messages: Sequence[Mapping[str, object]], tools: Sequence[Tool] = ()) -> str:
@@ -191,7 +193,7 @@ class Encoder:
         try:
             texts = [self._apply(row.messages, row.tools, prompt=False, goes_on=False)]
             self._check_shown(row, texts[0])
-            if len(texts[0]) > max(LONG_CHARACTERS, 16 * self.max_tokens):
+            if len(texts[0]) > max(LONG_CHARACTERS, 16 * self._reach):
                 return _Draft(row, where, texts, [], is_long=True)
             cuts = []
             for index in row.trained if self.train_on == "assistant" else ():
@@ -226,7 +228,7 @@ class Encoder:
         """Give the cuts of a long row, up to where it will be cut away."""
         for index in row.trained:
             asked = self.tokens_of([self._asked_by(row, index)])[0]
-            if len(asked) >= self.max_tokens:
+            if len(asked) >= self._reach:
                 return
             yield index, asked, tokens if _is_last(row, index) else self.tokens_of([self._ended_by(row, index)])[0]
 

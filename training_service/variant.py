@@ -20,9 +20,6 @@ MOST_EXAMPLES, MOST_TRIED = 8, 64
 PROMPT_SHARE = 4
 """A built system prompt takes at most this part of the tokens of a row: a quarter."""
 
-WHOLE = 1 << 40
-"""More tokens than any row has: the prompt is put in before rows are cut, not after."""
-
 BREAK = "\n\n"
 
 
@@ -45,7 +42,7 @@ def variants_of(
     Raises:
         DataError: The chat template refuses a row without its system turn.
     """
-    whole = encoder.resized(WHOLE)
+    whole = encoder.uncut(longest)  # the prompt is put in before rows are cut, not after
     bare_rows = [without_system(row) for row in evaluation.rows]
     told_rows = list(_told(evaluation.rows, training.rows, encoder, system_prompt))
     bare = encode_dataset(bare_rows, whole, sha256=evaluation.sha256, where="evaluation")

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training_service.audit import show_example
@@ -110,6 +112,22 @@ def test_marks_of_the_template_tell_where_a_rewritten_turn_ends(tokenizer: PreTr
     assert trained_texts(example, tokenizer) == ["It rains.<|end|>\n", "Sun.<|end|>\n<eos>"]
 
 
+@pytest.mark.parametrize("name", ["cohere", "gemma3", "llama3", "phi3", "qwen2_5", "qwen3", "lfm2_v2", "glm4moe"])
+def test_trained_tokens_are_those_that_marked_templates_mark_but_for_what_follows_a_stop(
+    name: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    encoder = encoder_of(tokenizer, template(f"{name}_training"))
+    marked = tokenizer.apply_chat_template(CHAT, return_dict=True, return_assistant_tokens_mask=True)
+
+    example = encoder.encode_row(row_of(messages=CHAT), "rows.jsonl")
+
+    assert list(example.tokens) == marked["input_ids"]
+    flags = zip(example.tokens, example.trained, map(bool, marked["assistant_masks"]), strict=True)
+    other = [(tokenizer.decode([token]), ours) for token, ours, theirs in flags if ours != theirs]
+    assert set(other) <= {("\n", False)}
+    assert example.n_trained
+
+
 def test_marks_train_no_turn_that_is_not_to_be_learned(tokenizer: PreTrainedTokenizerBase) -> None:
     encoder = encoder_of(tokenizer, template("phi3_training"))
     chat = [*CHAT, ASKED, SAID]
@@ -175,3 +193,39 @@ def test_it_is_known_whether_a_template_shows_system_turns(
     name: str, takes: bool, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     assert encoder_of(tokenizer, template(name)).takes_system_turns() is takes
+
+
+turns = st.lists(
+    st.fixed_dictionaries(
+        {
+            "role": st.sampled_from(["system", "user", "assistant", "assistant", "tool"]),
+            "content": st.sampled_from(["", " ", "One?", "<bos>", "<|im_end|>", "</think>x", "\n\n", "é☃"]),
+        },
+        optional={"weight": st.sampled_from([0, 1]), "tool_calls": st.just([CALL]), "reasoning_content": st.just("hm")},
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@pytest.mark.slow
+@given(
+    facts=st.fixed_dictionaries({"messages": turns})
+    | st.fixed_dictionaries({"prompt": turns, "completion": turns | st.sampled_from(["", "Two.", " ", "<eos>"])}),
+    name=st.sampled_from(["qwen2_5", "qwen3", "qwen3_training", "gptoss_training", "gemma3"]),
+    max_tokens=st.sampled_from([2, 40, 4000]),
+    train_on=st.sampled_from(["assistant", "all"]),
+)
+def test_any_row_is_an_example_or_refused(
+    facts: dict[str, object], name: str, max_tokens: int, train_on: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    tokenizer.chat_template = template(name)
+    encoder = Encoder(tokenizer, stop_ids=frozenset({1}), max_tokens=max_tokens, train_on=train_on)
+
+    try:
+        example = encoder.encode_row(row_of(**facts), "rows.jsonl")
+    except DataError:
+        return
+
+    assert len(example.tokens) == len(example.trained) <= max_tokens
+    assert not example.trained[0]
