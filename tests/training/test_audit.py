@@ -205,6 +205,17 @@ def test_order_over_its_own_share_has_no_row_in_common_with_it(desk: Desk, new_r
     assert prepared.audit.rows < 24
 
 
+def test_order_evaluated_on_its_own_rows_is_refused_until_it_accepts_that(
+    desk: Desk, new_request: NewRequest, data_file: Path
+) -> None:
+    evaluation = Artifact.from_file(data_file).model_dump()
+
+    refused = desk.prepare(new_request(evaluation=evaluation), None)
+
+    assert isinstance(refused, Refused)
+    assert "in the evaluation set too, so that its figures will be too good: 24 rows" in refused.detail
+
+
 def test_limit_of_the_order_cuts_rows_and_is_warned_of(desk: Desk, new_request: NewRequest) -> None:
     refused = desk.prepare(new_request(max_tokens=36), None)
 

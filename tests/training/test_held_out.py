@@ -229,6 +229,14 @@ def test_built_prompt_takes_a_quarter_of_a_row_at_most(max_tokens: int, base: Ba
     assert (prompt is None) == (max_tokens == 40)
 
 
+def test_built_prompt_shows_text_as_it_is_and_no_row_that_answers_without_words(encoder: Encoder) -> None:
+    call = {"function": {"name": "weather"}}
+    silent = row_of(messages=[ASKED, {"role": "assistant", "tool_calls": [call]}])
+
+    assert build_prompt([row_of(text="One two."), silent], encoder) == "Answer as in these examples.\n\nOne two."
+    assert build_prompt([silent], encoder) is None
+
+
 def test_there_is_no_prompted_variant_where_no_prompt_fits(base: Base, tmp_path: Path) -> None:
     encoder = Encoder(base.tokenizer, stop_ids=base.stop_ids, max_tokens=40)
     dataset = load(tmp_path, encoder, COLORS)
