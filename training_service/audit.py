@@ -1,6 +1,9 @@
 """The label audit: what is wrong with training data is nearly always in its labels (TRAINING.md, trap 7)."""
 
+from collections.abc import Iterable, Sequence
+
 from training_service.data import ChatTokenizer, Dataset, Example
+from training_service.errors import WarningsFound
 from training_service.event import Audit
 
 MAX_SHOWN = 2000
@@ -9,54 +12,107 @@ MAX_SHOWN = 2000
 MASKED, TRAINED = "·", "▌"
 """Before a masked and before a trained part of the shown example."""
 
+MAX_LINES = 5
+"""Lines of the file that a finding names."""
 
-def audit(dataset: Dataset, evaluation: Dataset | None, tokenizer: ChatTokenizer, *, stop_ids: frozenset[int]) -> Audit:
-    """Return what *dataset* holds, with a warning for everything that usually means wrong labels."""
-    examples = dataset.examples
-    held_out = {example.tokens for example in evaluation.examples} if evaluation else set()
-    begin, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
-    facts = {
-        "rows_masked": sum(not example.n_trained for example in examples),
-        "rows_truncated": sum(example.truncated for example in examples),
-        "rows_duplicated": len(examples) - len({example.tokens for example in examples}),
-        "rows_shared_with_evaluation": sum(example.tokens in held_out for example in examples),
-    }
-    double_bos = begin is not None and any(example.tokens[:2] == (begin, begin) for example in examples)
-    pad_is_eos = pad is not None and pad in stop_ids
-    stops = all(_trains_stop(example, stop_ids) for example in dataset.usable if not example.truncated)
-    n_trained = sum(example.n_trained for example in examples)
-    notes = [_NOTES[name].format(facts[name]) for name in _NOTES if facts[name]]
-    warnings = [text.format(facts[name]) for name, text in _WARNINGS.items() if facts[name]]
-    if double_bos:
-        warnings.append("rows begin with two <bos>: the rows hold one and the template adds another")
-    if pad_is_eos:
-        notes.append("the padding token is a stop token; padding is masked by position here, other tools may not")
-    if not stops:
-        warnings.append("some row does not train the token that ends a turn: the model may not learn to stop")
-    return Audit(
-        rows=len(examples),
-        tokens=sum(len(example.tokens) for example in examples),
-        trained_tokens=n_trained,
-        double_bos=double_bos,
-        pad_is_eos=pad_is_eos,
-        stop_token_trained=stops,
-        first_example=show_example(examples[0], tokenizer),
-        notes=tuple(notes),
-        warnings=tuple(warnings),
-        **facts,
-    )
+FEW = 0.01
+"""Share of trained tokens below which that is worth a note."""
 
-
-_NOTES = {"rows_duplicated": "{} rows stand in the file more than once"}
-
+_NOTES = {"rows_duplicated": "in the file more than once: {}"}
 _WARNINGS = {
-    "rows_masked": "{} rows train nothing and are left out",
-    "rows_truncated": "{} rows are longer than the model takes and were cut",
-    "rows_shared_with_evaluation": "{} rows are in the evaluation set too: its figures will be too good",
+    "rows_masked": "nothing to train, left out: {}",
+    "rows_truncated": "longer than max_tokens or than the model takes, cut: {}",
+    "rows_shared_with_evaluation": "in the evaluation set too, so that its figures will be too good: {}",
+    "rows_equal": "the same chosen and rejected answer, which teaches nothing, left out: {}",
+    "rows_endless": "the token that ends a turn is not trained, so that the model may not learn to stop: {}",
 }
 
 
-def _trains_stop(example: Example, stop_ids: frozenset[int]) -> bool:
+def audit(dataset: Dataset, evaluation: Dataset | None, tokenizer: ChatTokenizer, *, stop_ids: frozenset[int]) -> Audit:
+    """Return what *dataset* holds, with a warning for everything that usually means wrong labels."""
+    answers = dataset.answers
+    places = _findings(dataset, evaluation, stop_ids)
+    counts = {name: len(found) for name, found in places.items()}
+    examples = [example for of_row in answers for example in of_row]
+    begin, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
+    n_tokens, n_trained = sum(len(one.tokens) for one in examples), sum(one.n_trained for one in examples)
+    double_bos = begin is not None and any(example.tokens[:2] == (begin, begin) for example in examples)
+    pad_is_eos = pad is not None and pad in stop_ids
+    notes = [text.format(_rows(dataset, places[name])) for name, text in _NOTES.items() if counts[name]]
+    warnings = [text.format(_rows(dataset, places[name])) for name, text in _WARNINGS.items() if counts[name]]
+    if double_bos:
+        warnings.append("rows begin with two <bos>: the rows hold one and the template adds another")
+    if not stop_ids:
+        warnings.append("the tokenizer names no token that ends a turn: the model cannot learn to stop")
+    if pad_is_eos:
+        notes.append("the padding token is a stop token; padding is masked by position here, other tools may not")
+    if n_trained < FEW * n_tokens:
+        notes.append(f"only {n_trained} of {n_tokens} tokens are trained: most of the time goes into prompts")
+    return Audit(
+        rows=len(answers),
+        tokens=n_tokens,
+        trained_tokens=n_trained,
+        rows_masked=counts["rows_masked"],
+        rows_truncated=counts["rows_truncated"],
+        rows_duplicated=counts["rows_duplicated"],
+        rows_shared_with_evaluation=counts["rows_shared_with_evaluation"],
+        double_bos=double_bos,
+        pad_is_eos=pad_is_eos,
+        stop_token_trained=bool(stop_ids) and not counts["rows_endless"],
+        first_example="\n".join(show_example(example, tokenizer) for example in answers[0]),
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+    )
+
+
+def check_warnings(found: Audit, *, accepted: bool) -> None:
+    """See that nobody trains on what the audit warns of without having said so.
+
+    Raises:
+        WarningsFound: *found* warns and the order does not accept it.
+    """
+    if found.warnings and not accepted:
+        raise WarningsFound(
+            f"expected data without warnings, got: {'; '.join(found.warnings)}. Mend the data, or train on it as it "
+            "is with accept_warnings: true (palaver train --accept-warnings)"
+        )
+
+
+def _findings(dataset: Dataset, evaluation: Dataset | None, stop_ids: frozenset[int]) -> dict[str, list[int]]:
+    """Return the places of the rows that each finding is about."""
+    keys, held_out = dataset.keys, set(evaluation.keys if evaluation is not None else ())
+    seen: set[object] = set()
+    places: dict[str, list[int]] = {name: [] for name in (*_NOTES, *_WARNINGS)}
+    for place, (key, of_row) in enumerate(zip(keys, dataset.answers, strict=True)):
+        masked = not all(example.n_trained for example in of_row)
+        equal = len(of_row) > 1 and of_row[0].tokens == of_row[1].tokens
+        whole = [example for example in of_row if example.n_trained and not example.truncated]
+        facts = {
+            "rows_duplicated": key in seen,
+            "rows_masked": masked,
+            "rows_truncated": any(example.truncated for example in of_row),
+            "rows_shared_with_evaluation": key in held_out,
+            "rows_equal": equal and not masked,
+            "rows_endless": bool(stop_ids) and not all(_trains_stop(example, stop_ids) for example in whole),
+        }
+        seen.add(key)
+        for name, is_so in facts.items():
+            if is_so:
+                places[name].append(place)
+    return places
+
+
+def _rows(dataset: Dataset, places: Sequence[int]) -> str:
+    """Return how many rows these are, and where the first ones stand in the file."""
+    count = "1 row" if len(places) == 1 else f"{len(places)} rows"
+    if not dataset.rows:
+        return count
+    lines = [str(dataset.rows[place].line) for place in places[:MAX_LINES]]
+    more = ", …" if len(places) > MAX_LINES else ""
+    return f"{count} (line{'s' if len(places) > 1 else ''} {', '.join(lines)}{more})"
+
+
+def _trains_stop(example: Example, stop_ids: Iterable[int]) -> bool:
     return any(on and token in stop_ids for token, on in zip(example.tokens, example.trained, strict=True))
 
 
@@ -69,4 +125,5 @@ def show_example(example: Example, tokenizer: ChatTokenizer) -> str:
             parts.append(sign + tokenizer.decode(list(example.tokens[start:at])))
             start = at
     text = "".join(parts)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+    half = MAX_SHOWN // 2
+    return text if len(text) <= MAX_SHOWN else f"{text[: half - 1]}…{text[-half:]}"  # an answer stands at the end

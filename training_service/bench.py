@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from training_service.adapters import internal_name
-from training_service.data import Dataset, Encoder, Example, Pair, check_artifact, load_dataset
+from training_service.data import Dataset, Encoder, Example, Pair, load_ordered
 from training_service.errors import DataError
 from training_service.event import Variant
 from training_service.model import Base, free_all
@@ -16,7 +16,7 @@ from training_service.request import Lora, TrainingRequest
 from training_service.slots import Slot, Slots
 from training_service.steps import Steps
 from training_service.team import ALONE, Team
-from training_service.variant import evaluation_variants
+from training_service.variant import variants_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -43,14 +43,13 @@ class Bench:
         dtype = DTYPES[request.dtype]
         self.slot: Slot | None = slots.shared(request.base, dtype) if request.method == "lora" else None
         self.base: Base = self.slot.base if self.slot is not None else slots.private(request.base)
-        self._roots = roots
-        self.encoder = encoder = Encoder(
-            self.base.tokenizer, stop_ids=self.base.stop_ids, max_tokens=self.base.max_tokens
+        self.encoder = Encoder(
+            self.base.tokenizer,
+            stop_ids=self.base.stop_ids,
+            max_tokens=min(request.max_tokens or self.base.max_tokens, self.base.max_tokens),
+            train_on=request.train_on,
         )
-        self.dataset = load_dataset(check_artifact(request.dataset, roots), encoder)
-        self.evaluation: Dataset | None = None
-        if request.evaluation is not None:
-            self.evaluation = load_dataset(check_artifact(request.evaluation, roots), encoder)
+        self.dataset, self.evaluation = load_ordered(request, self.encoder, roots)
         rows = self._rows()
         untouched = self.slot  # the base that pairs are compared with; a full run's own changes
         if self.slot is None:
@@ -102,8 +101,15 @@ class Bench:
         return rows
 
     def variants(self) -> dict[Variant, Dataset]:
-        """Return the held-out rows as each variant of the model is asked them; none where no row is held out."""
-        return dict(evaluation_variants(self.request, self.encoder, self._roots, self.evaluation))
+        """Return the held-out rows as each variant of the model is asked them; none where no row is held out.
+
+        Raises:
+            DataError: See ``variants_of``.
+        """
+        if self.evaluation is None:
+            return {}
+        prompt, longest = self.request.system_prompt, self.base.max_tokens
+        return variants_of(self.evaluation, self.dataset, self.encoder, system_prompt=prompt, longest=longest)
 
     def activate(self) -> None:
         """Make the model compute for this order from now on."""

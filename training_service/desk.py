@@ -11,7 +11,7 @@ import torch
 
 from training_service.adapters import Adapter, internal_name
 from training_service.artifact import remove
-from training_service.audit import audit
+from training_service.audit import audit, check_warnings
 from training_service.bench import Bench
 from training_service.errors import InUse, RequestInvalid, TrainingError
 from training_service.event import (
@@ -99,12 +99,14 @@ class Desk:
         except Exception as error:
             return refusal(request.task_id, log_fault("task.refused", error, request.task_id))
 
-    def _quote(self, request: TrainingRequest, conversation_id: str | None) -> Prepared:
+    def _quote(self, request: TrainingRequest, conversation_id: str | None) -> Prepared | Refused:
         check_event_files(request)
         bench = Bench(request, self._slots, self._places.roots, use="quote")
+        found = None
         try:
             tokenizer, stop_ids = bench.base.tokenizer, bench.base.stop_ids
             found = audit(bench.dataset, bench.evaluation, tokenizer, stop_ids=stop_ids)
+            check_warnings(found, accepted=request.accept_warnings)
             bench.activate()
             n_evaluation = len(bench.evaluation.usable) if bench.evaluation is not None else 0
             if request.processes > 1:
@@ -124,6 +126,8 @@ class Desk:
                 owner_sha256=hash_key(request.owner_key),
             )
             save_record(self._places.runs, record)
+        except Exception as error:
+            return refusal(request.task_id, log_fault("task.refused", error, request.task_id), found)
         finally:
             bench.close()
         log.info("task.accepted", task_id=request.task_id, steps=quote.steps, seconds=round(quote.seconds, 1))

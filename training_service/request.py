@@ -69,8 +69,10 @@ class Artifact(_Order):
         """Return the artifact that *path* is now; reads the whole file.
 
         Raises:
-            DataError: There is no such file.
+            DataError: There is no such file, or it is a folder, a pipe or a device.
         """
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: expected a regular file, got a folder, pipe or device; give a file of JSON lines")
         try:
             with path.open("rb") as file:
                 digest = file_digest(file, "sha256").hexdigest()

@@ -60,26 +60,28 @@ class TrainView:
             console.print(f"■ {outcome}" + (f": {reason}" if reason else ""), style=style, markup=False)
 
     def _show_refused(self, fields: dict[str, Any]) -> None:
+        if fields.get("audit") is not None:
+            self._show_audit(fields["audit"])
         self._line(f"refused: {fields['code']}: {fields['detail']}", "red")
 
-    def _show_quote(self, fields: dict[str, Any]) -> None:
-        audit = fields["audit"]
+    def _show_audit(self, audit: dict[str, Any]) -> None:
+        share = audit["trained_tokens"] / max(1, audit["tokens"])
         self._line("audit", "bold")
-        self._line(f"  {audit['rows']} rows, {audit['tokens']} tokens, of which {audit['trained_tokens']} are trained")
-        for key, text in (
-            ("rows_masked", "rows have no trained token"),
-            ("rows_truncated", "rows were cut"),
-            ("rows_shared_with_evaluation", "rows are in the evaluation data, too"),
-        ):
-            if audit[key]:
-                self._line(f"  {audit[key]} {text}", "yellow")
+        self._line(
+            f"  {audit['rows']} rows, {audit['tokens']} tokens, "
+            f"of which {audit['trained_tokens']} ({share:.0%}) are trained"
+        )
         for note in audit["notes"]:
-            self._line(f"  {note}")
+            self._line(f"  note: {note}")
         for warning in audit["warnings"]:
-            self._line(f"  {warning}", "yellow")
+            self._line(f"  warning: {warning}", "yellow")
         self._line("  the first row, trained parts marked:")
         for line in audit["first_example"].splitlines():
-            self._line(f"    {line}", "dim")
+            printable = "".join(one if one.isprintable() else "\ufffd" for one in line)  # data must not move the cursor
+            self._line(f"    {printable}", "dim")
+
+    def _show_quote(self, fields: dict[str, Any]) -> None:
+        self._show_audit(fields["audit"])
         memory = fields["peak_memory_bytes"] / 2**20
         span = show_seconds(fields["seconds"])
         self._line("quote", "bold")

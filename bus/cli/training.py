@@ -31,6 +31,9 @@ def train(
     accept: Annotated[
         bool, typer.Option("--accept", "--yes", "-y", help="Take the quote without being asked.")
     ] = False,
+    accept_warnings: Annotated[
+        bool, typer.Option("--accept-warnings", help="Train although the audit of the data warns.")
+    ] = False,
     task_id: Annotated[
         str | None, typer.Option(metavar="UUID", help="Name the task: the same id again is the same run.")
     ] = None,
@@ -41,11 +44,15 @@ def train(
 ) -> None:
     """Delegate a training run over the bus and follow it; shows the audit and the quote first.
 
+    Data of which the audit warns is refused, unless the file or --accept-warnings takes it as it is.
+
     Exit codes: 0: trained; 10: failed; 11: canceled; 12: refused; 13: the quote was declined; 4: not ended in time.
     """
     order = load_training_file(file)
     if owner_key is not None:
         order = replace(order, fields={**order.fields, "owner_key": owner_key})
+    if accept_warnings:
+        order = replace(order, fields={**order.fields, "accept_warnings": True})
     protocol = load_protocol("training")
     task = _task(task_id)
     talk = _Delegation(protocol, order, task, TrainView(protocol, as_json=as_json), accept=accept)

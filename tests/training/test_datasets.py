@@ -1,4 +1,4 @@
-"""Rows → tokens and mask, the label audit, and which rows a step takes."""
+"""Rows → tokens and mask, and which rows a step takes."""
 
 import json
 from collections import Counter
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from training_service.audit import audit, show_example
+from training_service.audit import show_example
 from training_service.batch import Batches, micro_batches, steps_per_epoch
-from training_service.data import MAX_LINE_BYTES, Encoder, Example, Row, check_artifact, load_dataset, read_rows
+from training_service.data import Encoder, Example, Row, check_artifact, load_dataset, read_rows
 from training_service.errors import DataError
 from training_service.model import Base
 from training_service.request import Artifact
@@ -104,30 +104,6 @@ def test_base_without_a_chat_template_takes_text_but_no_chats(tiny: Path, tmp_pa
         encode(plain, tmp_path, {"messages": CHAT})
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        (b"{", "expected a JSON object in one line"),
-        (b"[1]", "expected a JSON object, got list"),
-        (b'{"a": 1}', "expected the keys"),
-        (b'{"messages": []}', "expected a list of turns"),
-        (b'{"messages": [1]}', r"messages\[0\]: expected an object"),
-        (b'{"messages": [{"role": "king", "content": ""}]}', r"messages\[0\].role: expected one of"),
-        (b'{"messages": [{"role": "user", "content": 1}]}', r"messages\[0\].content: expected text"),
-        (b'{"prompt": "a", "completion": 1}', "completion: expected text"),
-        (b'{"text": "\xff"}', "expected UTF-8, got byte 0xff"),
-        (b'{"messages": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", "expected"),
-        (b"x" * (MAX_LINE_BYTES + 1), "at most"),
-    ],
-)
-def test_bad_row_is_refused_by_file_and_line(line: bytes, said: str, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"text": "good"}\n\n' + line + b"\n")
-
-    with pytest.raises(DataError, match=rf"rows\.jsonl:3: .*{said}|rows\.jsonl:3.*{said}"):
-        list(read_rows(path))
-
-
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
 def test_empty_file_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
@@ -146,6 +122,44 @@ def test_rows_that_train_nothing_are_refused_together_and_left_out_alone(encoder
 
     path.write_text(asked + json.dumps({"messages": CHAT}) + "\n")
     assert len(load_dataset(path, encoder).usable) == 1
+
+
+PREFERENCE = {"prompt": "One?", "chosen": "Two.", "rejected": "No."}
+
+
+@pytest.mark.parametrize(
+    ("objective", "first", "other", "hint"),
+    [("sft", {"text": "a"}, PREFERENCE, "objective: dpo"), ("dpo", PREFERENCE, {"messages": CHAT}, "objective: sft")],
+)
+def test_row_that_does_not_fit_the_objective_is_refused_by_line(
+    objective: str, first: object, other: object, hint: str, encoder: Encoder, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(first) + "\n" + json.dumps(other) + "\n")
+
+    with pytest.raises(DataError, match=rf"rows\.jsonl:2: expected .* with objective {objective}, got .*{hint}"):
+        load_dataset(path, encoder, objective=objective)
+
+
+def test_preference_trains_the_answers_alone_in_both_examples(base: Base, encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": CHAT[:4], "chosen": "Four.", "rejected": "Five."}) + "\n")
+
+    dataset = load_dataset(path, encoder, objective="dpo")
+
+    (pair,) = dataset.pairs
+    assert trained_texts(base, pair.chosen) == ["Four.<end_of_turn>"]
+    assert trained_texts(base, pair.rejected) == ["Five.<end_of_turn>"]
+    assert dataset.examples == dataset.usable == (pair.chosen,)
+    assert dataset.rejected == (pair.rejected,)
+
+
+def test_preferences_that_are_all_equal_are_refused(encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({**PREFERENCE, "rejected": "Two."}) + "\n")
+
+    with pytest.raises(DataError, match=r"rows\.jsonl: expected at least one pair of different answers, got none"):
+        load_dataset(path, encoder, objective="dpo")
 
 
 def test_dataset_outside_the_roots_is_refused_even_through_a_link(tmp_path: Path) -> None:
@@ -169,45 +183,6 @@ def test_dataset_that_changed_since_it_was_ordered_is_refused(tmp_path: Path) ->
 
     with pytest.raises(DataError, match="the file was changed since"):
         check_artifact(artifact, (tmp_path,))
-
-
-def test_audit_finds_what_usually_means_wrong_labels(base: Base, tmp_path: Path) -> None:
-    short = Encoder(base.tokenizer, stop_ids=base.stop_ids, max_tokens=40)
-    long_row = {"messages": [{"role": "user", "content": "word " * 50}, {"role": "assistant", "content": "x"}]}
-    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
-    twice = {"text": "<bos>a"}
-    path, held_out = tmp_path / "rows.jsonl", tmp_path / "held-out.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in (good, good, long_row, twice, {"text": "<bos><bos>"})))
-    held_out.write_text(json.dumps(good) + "\n")
-
-    found = audit(
-        load_dataset(path, short), load_dataset(held_out, short), base.tokenizer, stop_ids=base.stop_ids | {0}
-    )
-
-    assert (found.rows, found.rows_masked, found.rows_truncated, found.rows_shared_with_evaluation) == (5, 1, 1, 2)
-    assert found.double_bos
-    assert found.pad_is_eos
-    assert found.stop_token_trained
-    assert found.rows_duplicated == 1
-    assert (len(found.notes), len(found.warnings)) == (2, 4)
-    assert found.first_example.endswith("▌b<end_of_turn>·\n")
-
-
-def test_audit_sees_that_the_end_of_a_turn_is_not_trained(base: Base, dataset_of_text: Path) -> None:
-    blind = Encoder(base.tokenizer, stop_ids=frozenset(), max_tokens=100)
-    dataset = load_dataset(dataset_of_text, blind)
-
-    found = audit(dataset, None, base.tokenizer, stop_ids=frozenset({399}))
-
-    assert not found.stop_token_trained
-    assert any("may not learn to stop" in warning for warning in found.warnings)
-
-
-@pytest.fixture
-def dataset_of_text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.jsonl"
-    path.write_text('{"text": "hello"}\n')
-    return path
 
 
 def test_every_epoch_takes_every_row_once_in_an_order_of_its_own() -> None:
@@ -245,4 +220,7 @@ def test_system_turn_stands_in_the_first_user_turn_as_in_gemma(base: Base, encod
     text = encoder.render(CHAT[:2])
 
     assert text == "<bos><start_of_turn>user\nBe short.\n\nOne?<end_of_turn>\n<start_of_turn>model\n"
-    assert encoder.encode_row(Row(1, messages=tuple(CHAT)), Path("x")).tokens[0] == base.tokenizer.bos_token_id
+    assert (
+        encoder.encode_row(Row(1, messages=tuple(CHAT), trained=(2, 4)), Path("x")).tokens[0]
+        == base.tokenizer.bos_token_id
+    )

@@ -107,7 +107,7 @@ async def test_a_delegated_run_ends_with_an_adapter_that_answers(settings: dict[
         running = await bus.start(program.agent, settings=settings)
         async with bus.client() as client, client.open(training) as conversation:
             request = order(tmp_path)
-            names = await delegate(conversation, order(tmp_path, evaluation=request.dataset))
+            names = await delegate(conversation, order(tmp_path, evaluation=request.dataset, accept_warnings=True))
             outcome = conversation.outcome
         answers = [(await ask(bus, light, "lights")).text for light in ANSWERS]
         await running.stop()

@@ -75,7 +75,9 @@ def test_run_is_followed_to_its_adapter_and_the_adapter_writes(
     models_dir: Path, tmp_path: Path, tiny: Path, new_request: NewRequest
 ) -> None:
     async def work() -> None:
-        request = new_request(adapter="colors", evaluation=new_request().dataset.model_dump(), checkpoint_every=3)
+        request = new_request(
+            adapter="colors", evaluation=new_request().dataset.model_dump(), checkpoint_every=3, accept_warnings=True
+        )
         async with started_worker(models_dir, tmp_path) as worker:
             prepared = await ready(worker, request)
             reports = await follow(worker, request.task_id)
