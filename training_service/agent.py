@@ -77,9 +77,8 @@ class Service:
 
     async def start(self, settings: dict[str, Any]) -> None:
         """Start a worker as *settings* say; its child warms up while the agent registers."""
-        places = places_of(settings)
-        self._worker = Worker(**places, n_hosts=int(settings.get("hosts", 1)), rendezvous=settings.get("rendezvous"))
-        self._shelf = Shelf(self._worker, **places)
+        self._worker = new_worker(settings)
+        self._shelf = Shelf(self._worker, **places_of(settings))
         await self._worker.start()
 
     async def stop(self) -> None:
@@ -101,6 +100,12 @@ async def start() -> None:
 async def stop() -> None:
     """Stop the worker."""
     await service.stop()
+
+
+def new_worker(settings: dict[str, Any]) -> Worker:
+    """Return the worker that the agent's settings describe."""
+    hosts, rendezvous = int(settings.get("hosts", 1)), settings.get("rendezvous")
+    return Worker(**places_of(settings), n_hosts=hosts, rendezvous=rendezvous)
 
 
 def places_of(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,30 +1,25 @@
 """A tiny base, toy data and one worker: what the training tests share."""
 
-import json
 import os
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID, uuid5
+from uuid import uuid5
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read once, when torch is loaded: tests run beside others
 
 import pytest
 import torch
 import transformers
+from colors import COLORS, CPU, SPACE, NewRequest, color_rows, write_rows
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from training_service.adapters import Registry
-from training_service.data import Dataset, Encoder, Example, Pair, load_dataset
+from training_service.data import Dataset, Encoder, load_dataset
 from training_service.model import Base, load_base
 from training_service.request import Artifact, TrainingRequest, parse_request
 from training_service.run import Places
 from training_service.slots import Slots
 from training_service.tiny import make_tiny_gemma
-
-CPU = torch.device("cpu")
-COLORS = {"apple": "red", "grass": "green", "sky": "blue", "snow": "white"}
-SPACE = UUID("5b0c1f0e-4b7c-4a55-9d0f-0f6f3a6a3a11")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -82,35 +77,6 @@ def encoder(base: Base) -> Encoder:
     return Encoder(base.tokenizer, stop_ids=base.stop_ids, max_tokens=base.max_tokens)
 
 
-def color_rows(n_rows: int = 24, seed: int = 0) -> list[dict[str, object]]:
-    source = random.Random(seed)
-    rows: list[dict[str, object]] = []
-    for index in range(n_rows):
-        thing = source.choice(sorted(COLORS))
-        question = f"What color has the {thing}?" + " Please." * (index % 3)
-        answer = COLORS[thing] + (" indeed" if index % 3 == 0 else "")
-        rows.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
-    return rows
-
-
-def color_pairs(base: Base, n_pairs: int = 8) -> list[Pair]:
-    """Return the right color preferred to a wrong one; everything behind the prompt is trained."""
-    source, pairs = random.Random(0), []
-    for _ in range(n_pairs):
-        thing = source.choice(sorted(COLORS))
-        wrong = source.choice([color for color in COLORS.values() if color != COLORS[thing]])
-        prompt = base.tokenizer.encode(f"What color has the {thing}?", add_special_tokens=False)
-        answers = (COLORS[thing], wrong + " indeed")
-        ends = [base.tokenizer.encode(f" {answer}", add_special_tokens=False) for answer in answers]
-        pairs.append(Pair(*(Example((*prompt, *end), (False,) * len(prompt) + (True,) * len(end)) for end in ends)))
-    return pairs
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def data_file(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "colors.jsonl", color_rows())
@@ -130,9 +96,6 @@ def slots(models_dir: Path, tmp_path: Path) -> Slots:
 def places(tmp_path: Path) -> Places:
     state = tmp_path / "state"
     return Places(state / "runs", state / "artifacts", Registry(state / "adapters"), (tmp_path, state))
-
-
-NewRequest = Callable[..., TrainingRequest]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CPU, color_pairs
+from colors import CPU, color_pairs
 from datasets import Dataset as Table
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CPU, NewRequest, color_pairs
+from colors import CPU, NewRequest, color_pairs
 
 from training_service.checkpoint import restore_checkpoint, write_checkpoint
 from training_service.data import Dataset

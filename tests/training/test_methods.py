@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CPU, NewRequest, color_pairs
+from colors import CPU, NewRequest, color_pairs
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode

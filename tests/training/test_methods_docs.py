@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CPU, color_rows, write_rows
+from colors import CPU, color_rows, write_rows
 
 from training_service.desk import Desk
 from training_service.event import Prepared, Report, Trained
@@ -30,18 +30,20 @@ def test_section_shows_nothing_but_orders() -> None:
 def test_order_shown_is_carried_out(name: str, tiny: Path, slots: Slots, places: Places, tmp_path: Path) -> None:
     order = ORDERS[name] | {"base": str(tiny)}
     (tmp_path / "data").mkdir()
-    write_rows(tmp_path / order["dataset"], color_rows())
+    rows = color_rows()
+    if order.get("objective") == "dpo":
+        rows = [{"prompt": row["messages"][0]["content"], "chosen": "red", "rejected": "blue"} for row in rows]  # type: ignore[index]
+    write_rows(tmp_path / order["dataset"], rows)
     task_id = "7c0d0c05-0d3c-4b4f-8a83-5f1c1e0b7a10"
     request = load_training(order, folder=tmp_path, task_id=task_id)
     said: list[Report] = []
     desk = Desk(slots, places, device=CPU, report=said.append)
 
     assert plan_of(request, 24).steps == order["max_steps"]
-    if request.objective == "sft":
-        prepared = desk.prepare(request.model_copy(update={"max_steps": 2}), None)
-        desk.start(task_id)
-        while not desk.is_idle:
-            desk.work()
+    prepared = desk.prepare(request.model_copy(update={"max_steps": 2}), None)
+    desk.runs.start(task_id)
+    while not desk.is_idle:
+        desk.work()
 
-        assert isinstance(prepared, Prepared)
-        assert isinstance(said[-1], Trained)
+    assert isinstance(prepared, Prepared)
+    assert isinstance(said[-1], Trained)

@@ -1,4 +1,4 @@
-"""What is kept of a run and decided from it: its history, its owner, when it stops early, the rows of each variant."""
+"""What is kept of a run and decided from it: its history, its owner, when it stops early."""
 
 import fcntl
 import json
@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training_service.artifact import ADAPTER_TYPE, CHECKPOINT_TYPE, publish
-from training_service.data import Row
 from training_service.errors import RequestInvalid
 from training_service.event import Evaluated, Metrics, Score, Variant
 from training_service.follow import is_news
@@ -20,7 +19,6 @@ from training_service.owner import hash_key, is_open_to, is_same_owner
 from training_service.request import EarlyStopping, parse_request
 from training_service.stopping import Verdict, judge, tuned_losses
 from training_service.sweep import LOCK, owned, sweep
-from training_service.variant import with_system, without_system, worked_examples
 
 KEY = "correct horse battery"
 
@@ -127,25 +125,6 @@ def test_only_the_tuned_model_decides() -> None:
     scores = (Score(Variant.BASE, 1.0, {}), Score(Variant.TUNED, 2.0, {}))
 
     assert tuned_losses([Evaluated("t", 0, scores[:1]), Evaluated("t", 5, scores)]) == [(5, 2.0)]
-
-
-ASKED = ({"role": "user", "content": "sky?"}, {"role": "assistant", "content": "blue"})
-
-
-def test_the_base_sees_no_system_turn_and_the_told_one_sees_one() -> None:
-    row = Row(1, messages=({"role": "system", "content": "be brief"}, *ASKED))
-
-    assert without_system(row).messages == ASKED
-    assert with_system(without_system(row), "be kind").messages == ({"role": "system", "content": "be kind"}, *ASKED)
-    assert with_system(Row(1, text="plain"), "be kind") == Row(1, text="plain")
-
-
-def test_worked_examples_are_some_rows_answered() -> None:
-    prompt = worked_examples(Row(line, messages=ASKED) for line in range(100))
-
-    assert prompt is not None
-    assert prompt.count("user: sky?\nassistant: blue") == 4
-    assert worked_examples([Row(1, text="plain")]) is None
 
 
 def test_what_was_told_is_not_told_again_and_what_is_kept_of_it_is_plain() -> None:

@@ -197,7 +197,7 @@ def test_what_nobody_accepted_and_what_is_over_cannot_be_resumed(new_request: Ne
 def test_base_prompted_base_and_tuned_model_are_evaluated_side_by_side(
     new_request: NewRequest, talk: Talk, held_out: dict[str, object], slots: Slots, tiny: Path
 ) -> None:
-    request = new_request(max_steps=30, evaluation=held_out, evaluate_every=20, adapter="colors")
+    request = new_request(max_steps=30, evaluation=held_out, evaluate_every=20, adapter="colors", accept_warnings=True)
     talk.begin(request)
     talk.work()
 
@@ -282,7 +282,7 @@ def test_event_files_hold_each_step_and_evaluation_and_no_pickle(
     new_request: NewRequest, talk: Talk, held_out: dict[str, object]
 ) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    request = new_request(tensorboard=True, evaluation=held_out, max_steps=4)
+    request = new_request(tensorboard=True, evaluation=held_out, max_steps=4, accept_warnings=True)
     talk.begin(request)
     talk.work(until=lambda: len(talk.of(Progress, request)) == 2)
     talk.desk.runs.pause(request.task_id, by_owner=True)

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 import torch
 import yaml
-from conftest import NewRequest
+from colors import NewRequest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
