@@ -17,7 +17,18 @@ CARD = "README.md"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """What the Hub takes as ``base_model``; a folder of this machine is nobody else's business."""
 
-OWN = {"task_id", "owner_key", "base", "dataset", "evaluation", "adapter", "priority", "accept_warnings", "tensorboard"}
+OWN = {
+    "task_id",
+    "owner_key",
+    "base",
+    "dataset",
+    "evaluation",
+    "adapter",
+    "priority",
+    "accept_warnings",
+    "tensorboard",
+    "checkpoint_every",
+}
 """Fields of the order that the card leaves out: who asked, where things lie, and what changes no weight."""
 
 

@@ -178,7 +178,9 @@ def listening(pid: int) -> set[str]:
 @pytest.fixture(scope="module")
 def alone(scene: Scene) -> list[Report]:
     """The run that one process takes."""
-    request = scene.order("alone", processes=1, evaluation=Artifact.from_file(scene.data).model_dump())
+    request = scene.order(
+        "alone", processes=1, evaluation=Artifact.from_file(scene.data).model_dump(), accept_warnings=True
+    )
     scene.prepare(request)
     return scene.carry_out(request)
 
@@ -197,7 +199,7 @@ class Pair:
 def ddp(scene: Scene) -> Pair:
     """The second run loses rank 1 after its first checkpoint."""
     evaluation = Artifact.from_file(scene.data).model_dump()
-    whole, broken = (scene.order(name, evaluation=evaluation) for name in ("ddp", "ddp broken"))
+    whole, broken = (scene.order(name, evaluation=evaluation, accept_warnings=True) for name in ("ddp", "ddp broken"))
     scene.prepare(whole)
     scene.prepare(broken)
     begin = len(scene.heard)
@@ -335,7 +337,11 @@ def test_checkpoint_holds_the_whole_state_and_every_ranks_randomness(
 def test_sharded_run_that_stops_early_publishes_its_best_checkpoint(scene: Scene) -> None:
     changes = {"learning_rate": 0.1, "schedule": "constant", "evaluate_every": 1, "early_stopping": {"patience": 2}}
     request = scene.order(
-        "best", sharding="fsdp", evaluation=Artifact.from_file(scene.data).model_dump(), **(changes | EVERY_WAY)
+        "best",
+        sharding="fsdp",
+        evaluation=Artifact.from_file(scene.data).model_dump(),
+        accept_warnings=True,
+        **(changes | EVERY_WAY),
     )
     scene.prepare(request)
 
