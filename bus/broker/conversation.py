@@ -271,7 +271,7 @@ class Conversation:
 
     def _watch_scopes(self, now: float) -> None:
         inside = {scope for one in self.mailboxes for scope in one.machine.scopes[one.at]}
-        self.scopes.watch(inside, now, self.sequence)
+        self.scopes.watch(inside, now, self.sequence - 1)  # what comes now may be the first that is said inside
 
     # -- bus events -----------------------------------------------------------------------------------
 
@@ -305,7 +305,7 @@ class Conversation:
         """
         event, member = self.tables.events[number], self.cast.member_of(number)
         cut = self.cast.cut(number, self.mailboxes)
-        closed = [(*one, self.scopes.since(one[0])) for one in self.cast.scopes_of(number, cut)]
+        closed = [(*one, self.scopes.since(one[0], self.sequence)) for one in self.cast.scopes_of(number, cut)]
         if event.kind is EventKind.LATE:
             self.cast.cut_counts(number, self.counters, cut)
         else:

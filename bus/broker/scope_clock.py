@@ -29,9 +29,12 @@ class ScopeClock:
         for scope in [scope for scope in self._started if scope not in inside]:
             del self._started[scope]
 
-    def since(self, scope: int) -> int:
-        """Return the sequence number by which the scope began this time: only what came later is of this time."""
-        return self._started[scope][1] if scope in self._started else 0
+    def since(self, scope: int, now: int) -> int:
+        """Return the sequence number by which the scope began this time: only what came later is of this time.
+
+        Where nobody is inside it begins *now*, by the interrupt that closes it: nothing was said in it yet.
+        """
+        return self._started[scope][1] if scope in self._started else now
 
     def stop(self) -> None:
         """Forget every scope: the conversation is over."""

@@ -29,7 +29,7 @@ _Place: TypeAlias = tuple[int, int]  # (point, roles that stand still)
 
 
 @dataclass(slots=True)
-class _Onward:
+class Onward:
     """The conversation, followed on from somewhere while some roles stand still.
 
     Attributes:
@@ -79,7 +79,7 @@ class _Onward:
 
 def check_overtaking(spec: Spec, found: Projections, report: Report) -> None:
     """Report messages that can overtake another and be mistaken for one of another branch."""
-    onward = _Onward(found)
+    onward = Onward(found)
     arrivals: dict[tuple[int, int], dict[tuple[int, int], list[tuple[Exchange, list[Edge]]]]] = {}
     for view in found.views:
         role = view.machine.role
@@ -95,7 +95,7 @@ def check_overtaking(spec: Spec, found: Projections, report: Report) -> None:
             for point, edge, first in heard:
                 key = (edge.target, role)
                 if key not in arrivals:
-                    arrivals[key] = _arrivals(onward, edge.target, role)
+                    arrivals[key] = arrivals_at(onward, edge.target, role)
                 for _, _, second in heard:
                     mistaken = _mistaken(first, second, arrivals[key])
                     if mistaken is not None:
@@ -129,8 +129,8 @@ def _race(
     return Diagnostic(later.mark, "E-RECEIVE-RACE", text, role=names.role(role), trace=trace, suggestion=hint)
 
 
-def _arrivals(
-    onward: _Onward, point: int, role: int
+def arrivals_at(
+    onward: Onward, point: int, role: int
 ) -> dict[tuple[int, int], list[tuple[Exchange, list[Edge]]]]:  # fmt: skip
     """Return every message to *role* that can be sent from *point* on without *role* doing anything.
 
@@ -170,7 +170,7 @@ def check_running_ahead(spec: Spec, found: Projections, report: Report) -> None:
 
     Who has sent or read such a message has left the place where the bus event would have met it.
     """
-    names, told, onward = Names(spec, found.graph), set(), _Onward(found)
+    names, told, onward = Names(spec, found.graph), set(), Onward(found)
     events = {point: _events(edges) for point, edges in found.points.items()}
     start = _Stand(found.graph.start)
     steps: dict[_Stand, tuple[_Stand, Edge] | None] = {start: None}
@@ -254,7 +254,7 @@ def _unaware(names: Names, exchange: Exchange, awaited: Exchange, event: int, tr
 
 def check_bounds(spec: Spec, found: Projections, report: Report) -> None:
     """Warn of messages that can be sent again and again while their receiver does nothing: W-UNBOUNDED."""
-    onward, names = _Onward(found), Names(spec, found.graph)
+    onward, names = Onward(found), Names(spec, found.graph)
     circles = _Circles.of(onward)
     counted = _counted(found)
     told: set[Mark] = set()
@@ -296,7 +296,7 @@ class _Circles:
     ahead: dict[Mark, tuple[_Place, Edge]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, onward: _Onward) -> _Circles:
+    def of(cls, onward: Onward) -> _Circles:
         found = components(onward.said, lambda point: [edge.target for edge, _ in onward.said[point]])
         number = {point: index for index, points in enumerate(found) for point in points}
         marks: dict[int, set[Mark]] = {}
@@ -310,7 +310,7 @@ class _Circles:
         """Return whether the message at *mark* belongs to the circle of *point*."""
         return mark in self.marks.get(self.number[point], ())
 
-    def again(self, onward: _Onward, edge: Edge, mark: Mark, receiver: int) -> list[Edge]:
+    def again(self, onward: Onward, edge: Edge, mark: Mark, receiver: int) -> list[Edge]:
         """Return how the message of *edge* comes again while *receiver* stands still; empty where it does not."""
         start = (edge.target, 1 << receiver)
         if self.last != start:  # the messages that lead to one place are looked at one after the other

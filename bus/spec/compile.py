@@ -23,6 +23,7 @@ from bus.spec.check_each import check_members
 from bus.spec.check_fields import check_fields
 from bus.spec.check_flow import check_flow
 from bus.spec.check_full import check_full
+from bus.spec.check_mistaken import check_mistaken_events
 from bus.spec.check_order import check_order
 from bus.spec.check_overtaking import check_bounds, check_overtaking, check_running_ahead
 from bus.spec.check_progress import check_end, check_progress
@@ -262,6 +263,7 @@ def _check_conversation(spec: Spec, report: Report) -> Projections | None:
         check_call_points(spec, found, report)
     if not report.has_errors:
         check_overtaking(spec, found, report)
+        check_mistaken_events(spec, found, report)
         check_running_ahead(spec, found, report)
         check_counting(spec, found, report)
     if not report.has_errors:

@@ -31,6 +31,31 @@ conversation:
 """
 
 
+ROUNDS = """
+language: 1
+protocol: rounds
+version: 1.0.0
+defaults: {delivery: durable}
+roles: {caller: {}, dealer: {}}
+messages: {Begin: {}, Offer: {}, Take: {}, Thanks: {}, Skip: {}}
+outcomes: {dealt: All rounds are over.}
+conversation:
+  - caller -> dealer: Begin
+  - loop: rounds
+    max: 3
+    do:
+      - scope: round
+        do:
+          - dealer -> caller: Offer
+          - caller -> dealer: Take
+          - dealer -> caller: Thanks
+        interrupts:
+          - caller -> dealer: Skip
+            then: []
+    else: [{end: dealt}]
+"""
+
+
 @pytest.fixture
 def desk() -> Desk:
     return Desk(JOB)
@@ -58,6 +83,44 @@ def test_interrupt_discards_undelivered_messages_of_its_scope(desk: Desk) -> Non
 
     assert client.reads() == []
     assert desk.transcript(client, conversation) == ["Ask", "Part", "Part", "Stop"]
+
+
+def first_round(desk: Desk) -> tuple[Peer, Peer, bytes, list]:
+    """Play the first round while the caller has read no more than its offer."""
+    dealer, caller = desk.peer("dealer", plays=["dealer"]), desk.peer("caller", credit=1)
+    conversation = desk.open(caller, "caller")
+    desk.send(caller, conversation, "caller", "Begin", "dealer")
+    desk.commit(dealer, dealer.take_one(Kind.DELIVER), ("Offer", "caller"))
+    offer = caller.take_one(Kind.DELIVER)
+    desk.send(caller, conversation, "caller", "Take", "dealer")
+    return dealer, caller, conversation, offer
+
+
+def test_interrupt_discards_the_message_by_which_its_scope_began_this_time() -> None:
+    """Found by random execution: it was handled as the first of the next pass."""
+    desk = Desk(ROUNDS)
+    dealer, caller, conversation, offer = first_round(desk)
+    take = dealer.take_one(Kind.DELIVER)
+    desk.commit(dealer, take, ("Thanks", "caller"), settles=False)
+    desk.commit(dealer, take, ("Offer", "caller"), commit=1)
+
+    desk.send(caller, conversation, "caller", "Skip", "dealer")
+    desk.handled(caller, offer)
+    desk.handled(caller, caller.take_one(Kind.DELIVER))
+
+    assert caller.reads() == ["[interrupt]"]
+    assert desk.transcript(caller, conversation) == ["Begin", "Offer", "Take", "Thanks", "Offer", "Skip"]
+
+
+def test_interrupt_by_which_a_pass_begins_discards_nothing_of_the_one_before() -> None:
+    desk = Desk(ROUNDS)
+    dealer, caller, conversation, offer = first_round(desk)
+    desk.commit(dealer, dealer.take_one(Kind.DELIVER), ("Thanks", "caller"), settles=False)
+
+    desk.send(caller, conversation, "caller", "Skip", "dealer")
+    desk.handled(caller, offer)
+
+    assert caller.reads() == ["Thanks"]
 
 
 def test_end_discards_nothing(desk: Desk) -> None:

@@ -99,6 +99,20 @@ def test_a_message_of_another_branch_may_not_overtake():
     assert trace == ("a -> b: M", "b -> c: N", "a -> c: O")
 
 
+def test_a_role_must_know_in_which_pass_a_deadline_was_missed():
+    """Found by random execution: behind M6.else, b's next M3 looked like the one that a had not yet heard."""
+    conversation = (
+        "- loop: l\n  do:\n    - b -> c: M2\n    - parallel:\n        x: [b -> a: M3, a -> b: M4]\n        y:\n"
+        "          - c -> b: M5\n          - b -> c: M6\n            within: 30s\n            else: [a -> c: M7]\n"
+        "    - b -> c: M8"
+    )
+
+    [(rule, role, trace)] = told(conversation)
+
+    assert (rule, role) == ("E-RECEIVE-RACE", "a")
+    assert trace[-1] == "b -> a: M3"
+
+
 def test_an_end_that_nobody_announces_must_be_seen():
     conversation = "- choice: a\n  branches: {x: [a -> b: M, b -> c: N], y: [a -> b: O]}"
 
