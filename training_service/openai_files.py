@@ -79,7 +79,7 @@ class FileStore:
                 stored = StoredFile(file_id, name, n_bytes, digest.hexdigest(), int(time.time()))
                 write_json(work / FACTS, asdict(stored))
                 os.chmod(work, 0o755)
-                work.rename(self._folder / file_id)
+                os.rename(work, self._folder / file_id)
         except DiskFull as error:
             raise ApiError(507, str(error)) from error
         finally:
