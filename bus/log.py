@@ -21,7 +21,7 @@ EVENTS = frozenset(
         "fleet.started", "fleet.stopped", "fleet.failed", "notify.failed",
         "task.accepted", "task.refused", "run.started", "run.finished", "run.failed", "run.canceled",
         "run.resumed", "run.progressed", "checkpoint.written", "adapter.registered", "adapter.deleted",
-        "child.started", "child.died",
+        "child.started", "child.died", "face.started", "face.failed",
     }
 )  # fmt: skip
 

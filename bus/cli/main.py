@@ -37,6 +37,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bus.cli.training": ("Training", ("train", "generate")),
     "bus.cli.adapters": ("Training", ("adapters",)),
     "bus.cli.runs": ("Training", ("runs",)),
+    "bus.cli.serve": ("Training", ("serve",)),
     "bus.cli.demo": ("Projects", ("demo",)),
 }
 
