@@ -9,7 +9,7 @@ JOBS ?= 1
 HOT := $(wildcard bus/ids.py bus/spec/*.py bus/wire/*.py bus/broker/*.py bus/sdk/*.py)
 COMPILED := .venv/.compiled
 
-.PHONY: demo test check lint compile pure test-pure bench bench-specs prove fuzz-specs data docs clean
+.PHONY: demo test check lint compile pure test-pure bench bench-specs bench-training prove fuzz-specs data docs clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; PyTorch for the CPU is the largest part)"
@@ -51,6 +51,9 @@ bench: $(COMPILED)  ## measure the bus beside raw ZeroMQ
 
 bench-specs: $(READY)  ## measure reading and checking of protocols, and the monitor's step; ARGS=--hostile adds bad input
 	@$(BIN)/python bench/specs.py $(ARGS)
+
+bench-training: $(READY)  ## measure training beside TRL and a plain loop; ARGS='--quick --only step'
+	@$(BIN)/python bench/training.py $(ARGS)
 
 fuzz-specs: $(READY)  ## drive palaver check with texts that nobody means, new ones each time; EXAMPLES=n of each kind
 	@PALAVER_FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest tests/spec/test_hostile_text.py -o timeout=0 $(ARGS)

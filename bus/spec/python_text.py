@@ -27,6 +27,8 @@ def docstring(paragraphs: Iterable[str], indent: str) -> list[str]:
     first, *others = [text for text in texts if text]
     if not others and len(first) + 6 <= room:
         return [f'{indent}"""{first}"""']
+    if not others and len(first) + 3 <= room:
+        room -= 3  # formatters would put the closing quotes behind a single line, long or not
     lines: list[str] = []
     for text in (f'"""{first}', *others):
         # Words are never broken, so that an address stays whole.
