@@ -181,11 +181,14 @@ class Roster:
             except TrainingError as error:  # a full disk stops nobody from stopping
                 log_fault("run.failed", error, task_id)
             record = run.record
-            self._drop(task_id)
-        self._leave(task_id)
         last = record.checkpoint.artifact if record.checkpoint is not None else None
         canceled = Canceled(task_id, last)
-        save_record(self._places.runs, record.moved(RunState.CANCELED, ended=canceled))
+        try:  # before its place is told to be free: whoever asks then must not find a run that stands still
+            save_record(self._places.runs, record.moved(RunState.CANCELED, ended=canceled))
+        finally:
+            if run is not None:
+                self._drop(task_id)
+            self._leave(task_id)
         log.info("run.canceled", task_id=task_id)
         self._report(canceled)
         return canceled
