@@ -46,18 +46,25 @@ class SyncedFile:
         os.fchmod(self._descriptor, FILE_MODE)  # whatever the umask says
         self._sleep = sleep
         self.n_bytes = 0
+        self._n_unsynced = 0  # of the present piece
 
     def write(self, data: bytes | memoryview) -> None:
         """Append *data*; returns when all of it is written."""
         view = memoryview(data).cast("B") if not isinstance(data, bytes) else memoryview(data)
-        for start in range(0, len(view), PIECE_BYTES):
-            piece = view[start : start + PIECE_BYTES]
-            while piece:
-                piece = piece[os.write(self._descriptor, piece) :]
-            self.n_bytes += min(PIECE_BYTES, len(view) - start)
-            if self.n_bytes > UNTHROTTLED_BYTES:
-                os.fdatasync(self._descriptor)
-                self._sleep(PIECE_BYTES / BYTES_PER_SECOND)
+        while view:
+            n_written = os.write(self._descriptor, view[: PIECE_BYTES - self._n_unsynced])
+            view = view[n_written:]
+            self.n_bytes += n_written
+            self._n_unsynced += n_written
+            if self._n_unsynced >= PIECE_BYTES:
+                self._end_piece()
+
+    def _end_piece(self) -> None:
+        """Sync a piece, whatever number of writes it took, and rest for as long as it may take."""
+        if self.n_bytes > UNTHROTTLED_BYTES:
+            os.fdatasync(self._descriptor)
+            self._sleep(self._n_unsynced / BYTES_PER_SECOND)
+        self._n_unsynced = 0
 
     def close(self) -> None:
         """Sync and close."""

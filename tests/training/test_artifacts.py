@@ -115,12 +115,14 @@ def test_files_of_an_artifact_are_readable_whatever_the_umask(tmp_path: Path) ->
     assert modes == {0o644}
 
 
-def test_large_file_is_written_no_faster_than_the_throttle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_at_once", [UNTHROTTLED_BYTES + 4 * PIECE_BYTES, PIECE_BYTES // 64])
+def test_large_file_is_written_at_the_throttle_however_small_the_writes_are(n_at_once: int, tmp_path: Path) -> None:
     naps: list[float] = []
     file = SyncedFile(tmp_path / "large", sleep=naps.append)
     data = bytes(UNTHROTTLED_BYTES + 4 * PIECE_BYTES)
 
-    file.write(data)
+    for start in range(0, len(data), n_at_once):
+        file.write(data[start : start + n_at_once])
     file.close()
 
     assert (tmp_path / "large").read_bytes() == data
