@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from bus.fleet.file import load_fleet
 from tests.training.conftest import CPU, SPACE, color_rows, write_rows
 from training_service.adapters import Registry
 from training_service.agent import new_worker
@@ -490,9 +491,10 @@ def test_order_that_the_docs_show_can_be_read_and_carried_out_here() -> None:
     assert (request.processes, request.sharding) == (2, "fsdp")
 
 
-def test_settings_that_the_docs_show_reach_the_child() -> None:
-    _, agent = blocks("yaml")
-    worker = new_worker(yaml.safe_load(agent)["trainer"]["settings"])
+def test_settings_that_the_docs_show_reach_the_child(tmp_path: Path) -> None:
+    (tmp_path / "hosts.fleet.yaml").write_text(blocks("yaml")[1])
+    (trainer,) = load_fleet(tmp_path / "hosts.fleet.yaml", root=tmp_path).agents
+    worker = new_worker(dict(trainer.settings))
 
     arguments = worker._arguments()
 
