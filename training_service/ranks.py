@@ -188,9 +188,9 @@ class Ranks:
         self._hear(wait)
         if not self._arrived:
             self._check_life()
-        return self.rest()
+        return self.remaining()
 
-    def rest(self) -> list[RunEvent]:
+    def remaining(self) -> list[RunEvent]:
         """Return what was reported while the last checkpoint was awaited."""
         reports, self._arrived = self._arrived, []
         return reports

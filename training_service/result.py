@@ -1,17 +1,22 @@
 """What a run leaves: an adapter or a full model, as an artifact that PEFT and transformers load as it is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from training_service.adapters import Provenance
 from training_service.artifact import ADAPTER_TYPE, MODEL_TYPE, canonical_json, publish, synced_file, verify
 from training_service.bench import Bench
-from training_service.card import CARD
+from training_service.card import CARD, CardFacts, model_card, order_facts
+from training_service.checkpoint import library_versions
 from training_service.errors import ArtifactDamaged, ExactnessBroken
 from training_service.lora import AdapterHost
 from training_service.model import Base
+from training_service.record import RunRecord
 from training_service.request import Artifact, Lora
 from training_service.tensors import read_tensors, write_tensors
 
@@ -29,6 +34,43 @@ class _AdapterConfig:
 
 
 _CONFIG = TypeAdapter(_AdapterConfig)
+
+
+def kind_of(bench: Bench) -> Literal["adapter", "model"]:
+    """Return what comes of *bench*."""
+    return "model" if bench.slot is None else "adapter"
+
+
+def describe(bench: Bench, record: RunRecord, figures: Mapping[str, float], *, step: int) -> str:
+    """Return the model card of the weights after *step*, with the *figures* that they reached."""
+    facts = CardFacts(
+        kind=kind_of(bench),
+        base=record.request.base,
+        base_sha256=bench.base.sha256,
+        dataset_sha256=bench.dataset.sha256,
+        order=order_facts(_plain(record)),
+        metrics=dict(figures),
+        versions=library_versions(),
+        scores=next((one.scores for one in record.evaluations if one.step == step), ()),
+    )
+    return model_card(facts)
+
+
+def provenance_of(bench: Bench, record: RunRecord, figures: Mapping[str, float]) -> Provenance:
+    """Return where the result of *bench* comes from."""
+    return Provenance(
+        task_id=record.task_id,
+        request=_plain(record),
+        dataset_sha256=bench.dataset.sha256,
+        seed=record.request.seed,
+        metrics=dict(figures),
+        versions=library_versions(),
+        conversation_id=record.conversation_id,
+    )
+
+
+def _plain(record: RunRecord) -> dict[str, object]:
+    return record.request.model_dump(mode="json", exclude={"owner_key"})
 
 
 def publish_result(artifacts: Path, bench: Bench, *, card: str) -> Artifact:

@@ -211,8 +211,9 @@ class Roster:
     def work(self, *, may_wait: bool = False) -> None:
         """Do one move of the queue, and one slice of the run whose turn it is; hear what ranks report.
 
-        Where there is nothing but ranks, it waits ``POLL`` seconds for them if it *may_wait*.
+        Where there is nothing but ranks and runs that rest, it waits up to ``POLL`` seconds for them if it *may_wait*.
         """
+        self._wake()
         move = self._turns.next_move()
         if move is not None:
             what, task_id = move
@@ -226,6 +227,20 @@ class Roster:
         may_wait = may_wait and next_id is None
         for task_id in [task_id for task_id, run in self._runs.items() if isinstance(run, Ranks)]:
             self._advance(task_id, wait=POLL if may_wait else 0.0)
+            may_wait = False
+        if may_wait and self._turns.resting:
+            self._run_at(self._turns.resting[0]).rest(POLL)
+
+    def _wake(self) -> None:
+        """Give the runs whose files are written their turns again."""
+        for task_id in self._turns.resting:
+            if not self._run_at(task_id).is_resting:
+                self._turns.wake(task_id)
+
+    def _run_at(self, task_id: str) -> Run:
+        run = self._runs[task_id]
+        assert isinstance(run, Run)  # ranks have processes of their own and no slices here
+        return run
 
     def close(self) -> None:
         """End all ranks."""
@@ -240,7 +255,7 @@ class Roster:
 
     def _put_down(self, run: Run | Ranks) -> Checkpoint:
         checkpoint = run.checkpoint()
-        for report in run.rest() if isinstance(run, Ranks) else ():
+        for report in run.remaining() if isinstance(run, Ranks) else ():
             self._report(report)
         return checkpoint
 
@@ -282,6 +297,8 @@ class Roster:
             return
         if isinstance(run, Run):
             self._turns.charge(task_id, max(1, run.tokens - tokens))
+            if run.is_resting:
+                self._turns.rest(task_id)
         if reports and isinstance(reports[-1], Trained):
             self._drop(task_id)
         for report in reports:

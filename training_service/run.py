@@ -5,16 +5,16 @@ Knows its bench and its files; not the pipe, nor the other runs.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
-from training_service.adapters import Provenance, Registry
+from training_service.adapters import Registry
 from training_service.artifact import remove
+from training_service.aside import Aside
 from training_service.bench import Bench
-from training_service.card import CardFacts, model_card, order_facts
-from training_service.checkpoint import library_versions, restore_checkpoint, write_checkpoint
+from training_service.checkpoint import restore_checkpoint, write_checkpoint
 from training_service.errors import ArtifactDamaged
 from training_service.evaluate import Tally, score_rows
 from training_service.event import (
@@ -32,7 +32,7 @@ from training_service.event import (
 from training_service.history import HISTORY, History
 from training_service.record import RunRecord, RunState, record_path, save_record
 from training_service.request import Artifact
-from training_service.result import publish_result
+from training_service.result import describe, kind_of, provenance_of, publish_result
 from training_service.scalars import EventFiles
 from training_service.slots import Slots
 from training_service.stopping import Verdict, judge, tuned_losses
@@ -72,6 +72,8 @@ class Run:
         self._bench = bench = Bench(record.request, slots, places.roots, use="run", team=team)
         self._history: History | None = None
         self._events: EventFiles | None = None
+        self._aside: Aside[Artifact] | None = None  # what is being written
+        self._checkpointing: Aside[Artifact] | None = None  # the same, where it is a checkpoint
         try:
             self._resumed_from_step = self._restore()
             self._rows = bench.variants()
@@ -162,28 +164,79 @@ class Run:
         Raises:
             DiskFull: There is no room. Earlier checkpoints stand.
         """
-        last, bench = self.record.checkpoint, self._bench
-        metrics = self.record.metrics or Metrics(0, 0.0, bench.steps.plan.rate(0))
-        if last is not None and last.metrics.step == self.step:
+        if (last := self._last_checkpoint()) is not None:
             return last
+        if self._checkpointing is not None:
+            return self._keep_checkpoint(self._checkpointing.result())
+        self.rest(None)
+        return self._keep_checkpoint(self._checkpoint_work()())
+
+    def _last_checkpoint(self) -> Checkpoint | None:
+        """Return the checkpoint of the present step, if it was taken."""
+        last = self.record.checkpoint
+        return last if last is not None and last.metrics.step == self.step else None
+
+    def _checkpoint_work(self) -> Callable[[], Artifact]:
+        """Return what puts the present state on disk; the run may take no step until that is done."""
         assert self._history is not None  # until it is closed
         self._history.sync()
         if self._events is not None:
             self._events.flush()
-        artifact = write_checkpoint(
+        bench = self._bench
+        return partial(
+            write_checkpoint,
             self._places.artifacts,
             bench.steps,
             task_id=self.record.task_id,
             base_sha256=bench.base.sha256,
             dataset_sha256=bench.dataset.sha256,
             seconds=self._meter.seconds,
-            metrics=metrics,
+            metrics=self._metrics(),
         )
-        report = Checkpoint(self.record.task_id, artifact, metrics)
+
+    def _metrics(self) -> Metrics:
+        return self.record.metrics or Metrics(0, 0.0, self._bench.steps.plan.rate(0))
+
+    def _keep_checkpoint(self, artifact: Artifact) -> Checkpoint:
+        report = Checkpoint(self.record.task_id, artifact, self._metrics())
         self._keep(checkpoint=report)
         self._kept.append(artifact)
         self._remove_old()
         return report
+
+    def _take_checkpoint(self) -> Generator[list[RunEvent], None, Checkpoint]:
+        """Do as ``checkpoint``, beside the steps of others."""
+        if self._last_checkpoint() is None and self._works_beside:
+            self._checkpointing = Aside(self._checkpoint_work())
+            try:
+                yield from self._await(self._checkpointing)
+                return self.checkpoint()
+            finally:
+                self._checkpointing = None
+        return self.checkpoint()
+
+    @property
+    def _works_beside(self) -> bool:
+        """Whether there may be others to make room for; what ranks write needs every rank."""
+        return self._bench.steps.team.size == 1
+
+    def _await(self, aside: Aside[Artifact]) -> Generator[list[RunEvent], None, None]:
+        """Give empty slices until *aside* is done, and count its seconds as the run's."""
+        self._aside = aside
+        while self.is_resting:
+            yield []
+        self._aside = None
+        self._meter.seconds += aside.seconds
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether its files are being written, so that a slice would be empty."""
+        return self._aside is not None and not self._aside.is_done
+
+    def rest(self, seconds: float | None) -> None:
+        """Wait until it does not rest any more, at most *seconds*."""
+        if self._aside is not None:
+            self._aside.wait(seconds)
 
     def _remove_old(self) -> None:
         best = self.record.best
@@ -195,6 +248,7 @@ class Run:
 
     def close(self) -> None:
         """Give the memory back; nothing may be asked of the run afterwards."""
+        self.rest(None)
         if self._history is not None:
             self._history.close()
         if self._events is not None:
@@ -215,19 +269,16 @@ class Run:
                 yield from self._evaluate()
             verdict = self._verdict()
             if verdict.best_step == self.step and self.step:
-                yield [self._keep_best()]
-            elif self.step and self.step % self._checkpoint_every == 0 and not self._has_checkpoint():
-                yield [self.checkpoint()]
+                yield [self._keep_best((yield from self._take_checkpoint()))]
+            elif self.step and self.step % self._checkpoint_every == 0 and self._last_checkpoint() is None:
+                yield [(yield from self._take_checkpoint())]
             if verdict.is_over or self.step >= self._bench.steps.plan.steps:
                 break
             yield [self._take_step()]
-        yield [self._finish()]
+        yield [(yield from self._finish())]
 
     def _verdict(self) -> Verdict:
         return judge(tuned_losses(self.record.evaluations), self.record.request.early_stopping)
-
-    def _has_checkpoint(self) -> bool:
-        return self.record.checkpoint is not None and self.record.checkpoint.metrics.step == self.step
 
     def _take_step(self) -> Progress:
         metrics = next(self._steps)
@@ -245,8 +296,7 @@ class Run:
         done = self.step - self._first_step
         return (time.monotonic() - self._began_at) / done * (self._bench.steps.plan.steps - self.step)
 
-    def _keep_best(self) -> Checkpoint:
-        report = self.checkpoint()
+    def _keep_best(self, report: Checkpoint) -> Checkpoint:
         if self.record.best != report:
             self._keep(best=report)
             self._remove_old()
@@ -289,44 +339,22 @@ class Run:
                 return score.metrics | {"evaluation_loss": score.loss}
         return {}
 
-    def _finish(self) -> Trained:
+    def _finish(self) -> Generator[list[RunEvent], None, Trained]:
         bench, record = self._bench, self.record
         metrics = record.metrics or Metrics(self.step, 0.0, 0.0)
         if record.best is not None and record.best.metrics.step != self.step:
             metrics = record.best.metrics
             bench.steps.team.recall(record.best.artifact)
             self._load(record.best)
-        request = record.request
         figures = {"loss": metrics.loss, "step": float(metrics.step)} | self._published_scores(metrics.step)
-        kind: Literal["adapter", "model"] = "model" if bench.slot is None else "adapter"
-        plain = request.model_dump(mode="json", exclude={"owner_key"})
-        facts = CardFacts(
-            kind=kind,
-            base=request.base,
-            base_sha256=bench.base.sha256,
-            dataset_sha256=bench.dataset.sha256,
-            order=order_facts(plain),
-            metrics=figures,
-            versions=library_versions(),
-            scores=next((one.scores for one in record.evaluations if one.step == metrics.step), ()),
-        )
-        with bench.whole():
-            artifact = publish_result(self._places.artifacts, bench, card=model_card(facts))
+        artifact = yield from self._publish(describe(bench, record, figures, step=metrics.step))
         adapter = self._places.registry.register(
             record.request.adapter or f"run-{record.task_id[:8]}",
-            kind=kind,
+            kind=kind_of(bench),
             artifact=artifact,
             base=record.request.base,
             base_sha256=bench.base.sha256,
-            provenance=Provenance(
-                task_id=record.task_id,
-                request=plain,
-                dataset_sha256=bench.dataset.sha256,
-                seed=record.request.seed,
-                metrics=figures,
-                versions=library_versions(),
-                conversation_id=record.conversation_id,
-            ),
+            provenance=provenance_of(bench, record, figures),
         )
         quote = record.prepared.quote
         meter = self._meter
@@ -337,3 +365,13 @@ class Run:
         self._history.sync()
         self._keep(state=RunState.TRAINED, ended=trained, seconds=meter.seconds, peak_memory_bytes=meter.peak_bytes)
         return trained
+
+    def _publish(self, card: str) -> Generator[list[RunEvent], None, Artifact]:
+        """Put the result on disk, beside the steps of others."""
+        work = partial(publish_result, self._places.artifacts, self._bench, card=card)
+        if self._works_beside:
+            aside = Aside(work)
+            yield from self._await(aside)
+            return aside.result()
+        with self._bench.whole():
+            return work()

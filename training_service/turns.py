@@ -17,6 +17,7 @@ class Stand(StrEnum):
 
     WAITING = "waiting"
     PLACED = "placed"
+    RESTING = "resting"  # placed, but it waits for its files
 
 
 class Move(StrEnum):
@@ -24,6 +25,8 @@ class Move(StrEnum):
 
     ENTER = "enter"
     PLACE = "place"
+    REST = "rest"
+    WAKE = "wake"
     EVICT = "evict"
     LEAVE = "leave"
 
@@ -31,9 +34,13 @@ class Move(StrEnum):
 MOVES: dict[tuple[Stand | None, Move], Stand | None] = {
     (None, Move.ENTER): Stand.WAITING,
     (Stand.WAITING, Move.PLACE): Stand.PLACED,
+    (Stand.PLACED, Move.REST): Stand.RESTING,
+    (Stand.RESTING, Move.WAKE): Stand.PLACED,
     (Stand.PLACED, Move.EVICT): Stand.WAITING,
+    (Stand.RESTING, Move.EVICT): Stand.WAITING,
     (Stand.WAITING, Move.LEAVE): None,
     (Stand.PLACED, Move.LEAVE): None,
+    (Stand.RESTING, Move.LEAVE): None,
 }
 """(where it stands, what happens) → where it stands then; None is outside. What is missing is a fault."""
 
@@ -138,12 +145,17 @@ class Turns:
     @property
     def placed(self) -> tuple[str, ...]:
         """Who holds a place, in the order of arrival."""
-        return tuple(seat.entrant.task_id for seat in self._of(Stand.PLACED))
+        return tuple(seat.entrant.task_id for seat in self._holders())
+
+    @property
+    def resting(self) -> tuple[str, ...]:
+        """Who rests, in the order of arrival."""
+        return tuple(seat.entrant.task_id for seat in self._of(Stand.RESTING))
 
     def position(self, task_id: str) -> int:
         """Return how many leave the queue before *task_id*; 0 where it does not wait."""
         seat = self._seats.get(task_id)
-        if seat is None or seat.stand is Stand.PLACED:
+        if seat is None or seat.stand is not Stand.WAITING:
             return 0
         rivals = [one for one in self._of(Stand.WAITING) if one.entrant.kind is seat.entrant.kind]
         return sum(self._rank(one) < self._rank(seat) for one in rivals)
@@ -168,7 +180,7 @@ class Turns:
             if not waiting:
                 continue
             first = min(waiting, key=self._rank)
-            placed = [seat for seat in self._of(Stand.PLACED) if seat.entrant.kind is kind]
+            placed = [seat for seat in self._holders() if seat.entrant.kind is kind]
             if len(placed) < n_places:
                 return Move.PLACE, first.entrant.task_id
             last = max(placed, key=self._rank)
@@ -179,11 +191,18 @@ class Turns:
     def place(self, task_id: str, *, by_slices: bool = True) -> None:
         """Give a place to one that waits; one that does not work *by_slices* never has its turn."""
         self._move(task_id, Move.PLACE)
-        if not by_slices:
-            return
-        owner = self._seats[task_id].entrant.owner
-        self._owners.add(owner)
-        self._runs.setdefault(owner, FairShare()).add(task_id)
+        if by_slices:
+            self._add(self._seats[task_id].entrant)
+
+    def rest(self, task_id: str) -> None:
+        """Let one that works by slices keep its place and have no turn until ``wake``."""
+        self._move(task_id, Move.REST)
+        self._retire(self._seats[task_id].entrant)
+
+    def wake(self, task_id: str) -> None:
+        """Let one that rests have its turns again; it makes up for none."""
+        self._move(task_id, Move.WAKE)
+        self._add(self._seats[task_id].entrant)
 
     def evict(self, task_id: str) -> None:
         """Let one that holds a place wait again, as one that came when it came first."""
@@ -218,6 +237,13 @@ class Turns:
 
     def _of(self, stand: Stand) -> list[_Seat]:
         return [seat for seat in self._seats.values() if seat.stand is stand]
+
+    def _holders(self) -> list[_Seat]:
+        return [seat for seat in self._seats.values() if seat.stand is not Stand.WAITING]
+
+    def _add(self, entrant: Entrant) -> None:
+        self._owners.add(entrant.owner)
+        self._runs.setdefault(entrant.owner, FairShare()).add(entrant.task_id)
 
     def _retire(self, entrant: Entrant) -> None:
         share = self._runs.get(entrant.owner)

@@ -1,5 +1,6 @@
 """The queue and the places: who leaves first, who is evicted, and that nobody starves."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -85,15 +86,59 @@ def test_what_the_table_does_not_have_is_refused_and_changes_nothing(stand: Stan
     turns = Turns({Kind.SHARED: 1})
     if stand is not None:
         turns.enter(entrant("a"))
-    if stand is Stand.PLACED:
+    if stand in (Stand.PLACED, Stand.RESTING):
         turns.place("a")
-    before = (turns.waiting, turns.placed)
-    acts = {Move.ENTER: lambda: turns.enter(entrant("a")), Move.PLACE: lambda: turns.place("a")}
+    if stand is Stand.RESTING:
+        turns.rest("a")
+    before = (turns.waiting, turns.placed, turns.resting)
+    acts: dict[Move, Callable[[], None]] = {
+        Move.ENTER: lambda: turns.enter(entrant("a")),
+        Move.PLACE: lambda: turns.place("a"),
+        Move.REST: lambda: turns.rest("a"),
+        Move.WAKE: lambda: turns.wake("a"),
+        Move.EVICT: lambda: turns.evict("a"),
+    }
 
     with pytest.raises(ExactnessBroken, match="expected no"):
-        acts.get(move, lambda: turns.evict("a"))()
+        acts[move]()
 
-    assert (turns.waiting, turns.placed) == before
+    assert (turns.waiting, turns.placed, turns.resting) == before
+
+
+def test_who_rests_keeps_its_place_has_no_turn_and_makes_up_for_none() -> None:
+    turns = Turns({Kind.SHARED: 2})
+    for name in "abc":
+        turns.enter(entrant(name))
+        settle(turns)
+    turns.rest("a")
+    for _ in range(10):
+        assert turns.next() == "b"
+        turns.charge("b", 1)
+
+    assert (turns.placed, turns.waiting, turns.resting) == (("a", "b"), ("c",), ("a",))
+    turns.rest("b")
+    assert turns.next() is None
+    turns.wake("b")
+    turns.wake("a")
+    served = []
+    for _ in range(6):
+        served.append(turns.next())
+        turns.charge(served[-1] or "", 1)
+    assert sorted(served) == ["a"] * 3 + ["b"] * 3
+
+
+def test_who_rests_may_be_evicted_and_may_leave() -> None:
+    turns = Turns({Kind.SHARED: 1})
+    turns.enter(entrant("a"))
+    settle(turns)
+    turns.rest("a")
+    turns.enter(entrant("urgent", priority=9))
+
+    assert settle(turns) == [(Move.EVICT, "a"), (Move.PLACE, "urgent")]
+    turns.rest("urgent")
+    turns.leave("urgent")
+    assert settle(turns) == [(Move.PLACE, "a")]
+    assert turns.next() == "a"
 
 
 def test_share_is_fair_by_tokens_and_a_newcomer_does_not_wait() -> None:

@@ -3,15 +3,18 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 
 from training_service.adapters import internal_name
+from training_service.aside import Aside
 from training_service.desk import Desk
 from training_service.errors import RequestInvalid
 from training_service.event import (
     Canceled,
+    Checkpoint,
     Evaluated,
     Lineup,
     Prepared,
@@ -109,6 +112,46 @@ def test_run_of_higher_priority_takes_the_place_and_both_end_as_if_alone(
     assert ends == [alone.task_id, urgent.task_id, low.task_id]
     assert narrow.trained(low).artifact.sha256 == narrow.trained(alone).artifact.sha256
     assert len(read_history(narrow.places.runs / low.task_id, points=99)) == 5
+
+
+def test_a_run_whose_files_are_being_written_keeps_nobody_waiting(new_request: NewRequest, talk: Talk) -> None:
+    order = {"lora": {"rank": 4, "dropout": 0.2}, "max_steps": 6}
+    alone, writing = new_request("alone", **order), new_request("writing", checkpoint_every=2, **order)
+    talk.begin(alone)
+    talk.work()
+    beside = new_request("beside", seed=3, max_steps=20, checkpoint_every=50)
+    talk.begin(writing, beside)
+    free = Event()
+    other = Aside(free.wait)  # files are written one after the other: this one is not done until it may be
+    talk.work(until=lambda: len(talk.of(Progress, beside)) == 20)
+    steps = [one.metrics.step for one in talk.of(Progress, writing) if isinstance(one, Progress)]
+
+    assert steps == [1, 2]
+    assert talk.of(Checkpoint, writing) == []
+    free.set()
+    talk.work()
+    assert other.result()
+    assert [one.metrics.step for one in talk.of(Checkpoint, writing) if isinstance(one, Checkpoint)] == [2, 4, 6]
+    assert talk.trained(writing).artifact.sha256 == talk.trained(alone).artifact.sha256
+
+
+def test_a_run_is_paused_while_its_files_are_being_written(new_request: NewRequest, talk: Talk) -> None:
+    run = new_request("paused", checkpoint_every=2)
+    talk.begin(run)
+    free = Event()
+    other = Aside(free.wait)
+    talk.work(until=lambda: len(talk.of(Progress, run)) == 2)
+    talk.desk.work()  # it begins to write
+    free.set()
+    paused = talk.desk.runs.pause(run.task_id, by_owner=False)
+
+    assert other.result()
+    assert talk.desk.is_idle
+    kept = talk.record(run).checkpoint
+    assert kept is not None
+    assert (kept.metrics.step, kept.artifact) == (2, paused.checkpoint)
+    sealed = [path.name for path in talk.places.artifacts.iterdir()]
+    assert sealed == [paused.checkpoint.sha256]
 
 
 def test_the_lineup_tells_who_is_placed_and_how_many_are_before_each_that_waits(
