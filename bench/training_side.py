@@ -2,6 +2,7 @@
 
 python bench/training_side.py step --base DIR --steps N      ours and a plain loop, step by step in turns
 python bench/training_side.py vocabulary --who ours|trl      the memory that one step adds at 262,144 tokens
+python bench/training_side.py journal --folder DIR           how a checkpoint's writing slows another file's syncs
 python bench/training_side.py trl --base DIR --data FILE --rank R --steps N --rows B    one run of TRL's trainer
 """
 
@@ -10,11 +11,14 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import random
 import sys
 import tempfile
+import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder).resolve() != HERE)]
 
 VOCABULARY, WIDTH, TOKENS = 262_144, 192, 512
+CHECKPOINT_BYTES = 200 * 1024 * 1024
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -140,12 +145,52 @@ def train_with_trl(base: Path, data: Path, *, rank: int, n_steps: int, n_rows: i
     return {"loss": trainer.state.log_history[0].get("loss", 0.0), "peak_bytes": memory("VmHWM")}
 
 
+def journal_syncs(folder: Path) -> dict[str, float]:
+    """Return the p99 of a journal's fdatasync alone, beside a checkpoint as it is written, and beside one at once."""
+    from training_service.artifact import PIECE_BYTES, synced_file
+
+    def throttled() -> None:
+        with synced_file(folder / "throttled") as file:
+            for _ in range(CHECKPOINT_BYTES // PIECE_BYTES):
+                file.write(os.urandom(PIECE_BYTES))
+
+    def at_once() -> None:
+        with (folder / "at-once").open("wb") as file:
+            for _ in range(CHECKPOINT_BYTES // PIECE_BYTES):
+                file.write(os.urandom(PIECE_BYTES))
+            os.fsync(file.fileno())
+
+    alone = _p99_beside(folder, lambda: time.sleep(3.0))
+    found = {name: _p99_beside(folder, write) for name, write in (("throttled", throttled), ("at_once", at_once))}
+    return {
+        "journal_fsync_p99_ms": alone * 1e3,
+        "checkpoint_fsync_p99_ratio": found["throttled"] / alone,
+        "checkpoint_at_once_fsync_p99_ratio": found["at_once"] / alone,
+    }
+
+
+def _p99_beside(folder: Path, work: Callable[[], None]) -> float:
+    """Return the p99 in seconds of appending 4 KiB to a journal and syncing it, again and again during *work*."""
+    took = []
+    beside = threading.Thread(target=work)
+    with (folder / "journal").open("ab", buffering=0) as journal:
+        beside.start()
+        while beside.is_alive():
+            journal.write(bytes(4096))
+            began_at = time.perf_counter()
+            os.fdatasync(journal.fileno())
+            took.append(time.perf_counter() - began_at)
+            time.sleep(0.002)
+    return sorted(took)[int(len(took) * 0.99)]
+
+
 def main() -> None:
     """Print one side's figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("step", "vocabulary", "trl"))
+    parser.add_argument("what", choices=("step", "vocabulary", "journal", "trl"))
     parser.add_argument("--base", type=Path)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--who", default="ours")
     parser.add_argument("--frozen", action="store_true")
     parser.add_argument("--rank", type=int, default=4)
@@ -159,6 +204,8 @@ def main() -> None:
         found = compare_steps(given.base, given.steps)
     elif given.what == "vocabulary":
         found = vocabulary_memory(given.who, trains_head=not given.frozen)
+    elif given.what == "journal":
+        found = journal_syncs(given.folder)
     else:
         found = train_with_trl(given.base, given.data, rank=given.rank, n_steps=given.steps, n_rows=given.rows)
     print(json.dumps(found))
