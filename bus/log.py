@@ -20,7 +20,7 @@ EVENTS = frozenset(
         "turn.revoked", "turn.refused",
         "fleet.started", "fleet.stopped", "fleet.failed", "notify.failed",
         "task.accepted", "task.refused", "run.started", "run.finished", "run.failed", "run.canceled",
-        "run.resumed", "run.progressed", "checkpoint.written", "adapter.registered", "adapter.deleted",
+        "run.resumed", "run.progressed", "checkpoint.written", "adapter.registered", "adapter.deleted", "text.parted",
         "child.started", "child.died", "face.started", "face.failed",
     }
 )  # fmt: skip

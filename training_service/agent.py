@@ -26,14 +26,13 @@ from training_service.event import (
     Canceled,
     Failed,
     GenerateRequest,
-    Piece,
     Prepared,
     Progress,
     Trained,
     refusal,
 )
 from training_service.follow import carry_out, is_news
-from training_service.message import artifact_message, quote_message, refused_message, run_message
+from training_service.message import artifact_message, quote_message, refused_message, run_message, speech_message
 from training_service.oversight import follow_messages, history_message, list_message, steer_message
 from training_service.request import Artifact, parse_request
 from training_service.shelf import Shelf
@@ -251,20 +250,12 @@ async def generate(order: Body, conversation: Conversation) -> AsyncIterator[Bas
         temperature=order.temperature,
         seed=order.seed,
         stop=tuple(order.stop),
+        top_p=order.top_p,
+        logprobs=order.logprobs,
     )
     try:
         async for speech in service.worker.generate(request):
-            if isinstance(speech, Piece):
-                yield generation.Token(request_id=request_id, text=speech.text)
-            else:
-                yield generation.Generated(
-                    request_id=request_id,
-                    text=speech.text,
-                    n_prompt_tokens=speech.n_prompt_tokens,
-                    n_tokens=speech.n_tokens,
-                    finish_reason=speech.finish_reason,
-                    adapter=speech.adapter,
-                )
+            yield speech_message(generation, request_id, speech)
     except TrainingError as error:
         if generation.Refused not in conversation.allowed():
             raise  # in the middle of the answer: the bus delivers the request again

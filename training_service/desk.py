@@ -1,30 +1,22 @@
 """The child's decisions: which orders are taken, and what is done between them: its runs and its texts.
 
-One thread calls it; every slice is short (one optimizer step, a few tokens), so that an order waits for one slice
-at most. Reports go out through a function; the desk knows nothing of pipes.
+One thread calls it; every slice is short (one optimizer step, one pass of texts), so that an order waits for one
+slice at most. Reports go out through a function; the desk knows nothing of pipes.
 """
 
+import time
 from collections.abc import Callable
 
 import structlog
 import torch
 
-from training_service.adapters import Adapter, internal_name
+from training_service.adapters import Adapter
 from training_service.artifact import remove
 from training_service.audit import audit, check_warnings
 from training_service.bench import Bench
-from training_service.errors import InUse, RequestInvalid, TrainingError
-from training_service.event import (
-    Generated,
-    GenerateFailed,
-    GenerateRequest,
-    Prepared,
-    Refused,
-    Report,
-    refusal,
-)
+from training_service.errors import InUse, RequestInvalid
+from training_service.event import GenerateRequest, Prepared, Refused, Report, refusal
 from training_service.fault import log_fault
-from training_service.generate import Writing
 from training_service.owner import hash_key, is_same_owner, without_key
 from training_service.quote import check_memory, measure
 from training_service.rank_quote import check_ranks, held_bytes, quote_ranks
@@ -32,20 +24,14 @@ from training_service.ranks import Hosting
 from training_service.record import RunRecord, RunState, find_record, save_record
 from training_service.reference import check_unused
 from training_service.request import TrainingRequest
-from training_service.result import attach_adapter
 from training_service.roster import MOST_RUNS, Roster
 from training_service.run import Places
 from training_service.scalars import check_event_files
-from training_service.slots import Slot, Slots
+from training_service.share import Balance
+from training_service.slots import Slots
+from training_service.texts import Texts
 
 log = structlog.get_logger()
-
-MOST_TEXTS = 32
-TOKENS_BETWEEN_STEPS = 16
-"""Tokens that each text may write between two optimizer steps."""
-
-RETRYABLE = {"out-of-memory", "disk-full", "lost"}
-"""What may go well when the same task is run again."""
 
 
 class Desk:
@@ -58,6 +44,7 @@ class Desk:
         report: Is given every report that is no answer to an order.
         hosting: How runs over several processes are started; None refuses them.
         most_runs: LoRA runs on their slots at a time; the others are queued.
+        clock: Seconds; measures what runs and texts take.
 
     Attributes:
         runs: The queue and the runs on their slots.
@@ -72,6 +59,7 @@ class Desk:
         report: Callable[[Report], None],
         hosting: Hosting | None = None,
         most_runs: int = MOST_RUNS,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._slots = slots
         self._places = places
@@ -79,12 +67,14 @@ class Desk:
         self._report = report
         self._hosting = hosting
         self.runs = Roster(slots, places, report=report, hosting=hosting, most_runs=most_runs)
-        self._texts: dict[str, tuple[Writing, Slot, str | None]] = {}
+        self._texts = Texts(slots, places.registry, report=report)
+        self._balance = Balance()
+        self._clock = clock
 
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do until the next order."""
-        return self.runs.is_idle and not self._texts
+        return self.runs.is_idle and self._texts.is_empty
 
     def prepare(self, request: TrainingRequest, conversation_id: str | None) -> Prepared | Refused:
         """Audit and quote *request*; one that was prepared before gets the same answer."""
@@ -140,33 +130,7 @@ class Desk:
             TrainingError: The base or adapter cannot be used, the request is wrong, or too many texts are
                 being written.
         """
-        if len(self._texts) >= MOST_TEXTS:
-            raise TrainingError(f"expected at most {MOST_TEXTS} texts at a time; ask again later")
-        adapter = self._places.registry.find(request.adapter) if request.adapter else None
-        base = request.base
-        if adapter is not None and adapter.kind == "model":
-            base = str(adapter.artifact.path)
-        slot = self._slots.shared(base)
-        name = self._serve(slot, adapter) if adapter is not None and adapter.kind == "adapter" else None
-        label = adapter.label if adapter is not None else None
-        writing = Writing(request, slot.base, adapter=label)
-        self._texts[request.request_id] = (writing, slot, name)
-        slot.users.add(request.request_id)
-
-    def _serve(self, slot: Slot, adapter: Adapter) -> str:
-        if adapter.base_sha256 != slot.base.sha256:
-            raise RequestInvalid(
-                f"expected an adapter of base {slot.base.name!r}, got {adapter.label} of {adapter.base!r}: "
-                "other weights; name its own base"
-            )
-        name = internal_name("serve", adapter.artifact.sha256)
-        if not slot.host.parameters(name):
-            in_use = {used for _, other, used in self._texts.values() if other is slot and used is not None}
-            slot.make_room(in_use)
-            attach_adapter(slot.host, name, adapter.artifact)
-        slot.served[name] = None
-        slot.served.move_to_end(name)
-        return name
+        self._texts.begin(request)
 
     def delete_adapter(self, reference: str) -> None:
         """Remove one version of a result for good.
@@ -182,42 +146,26 @@ class Desk:
 
     def _check_unused(self, adapter: Adapter) -> None:
         check_unused(adapter, self._places.runs)
-        served, folder = internal_name("serve", adapter.artifact.sha256), adapter.artifact.path
-        if any(name == served or slot.base.folder == folder for _, slot, name in self._texts.values()):
+        if self._texts.uses(adapter):
             raise InUse(f"expected a version that nobody uses, got {adapter.label}: a text is being written with it")
 
     def cancel_generate(self, request_id: str) -> None:
         """Stop a text; one that is over already is nothing to complain of."""
-        if request_id in self._texts:
-            for report in self._texts[request_id][0].finish("canceled"):
-                self._report(report)
-            self._end_text(request_id)
+        self._texts.cancel(request_id)
 
     def work(self) -> None:
-        """Do one slice: a move of the queue, one step of one run, some tokens of every text."""
-        self.runs.work(may_wait=not self._texts)
-        for request_id in list(self._texts):
-            self._write(request_id)
+        """Do one slice: one pass of some texts, or a move of the queue and one step of one run."""
+        began_at = self._clock()
+        if self.runs.is_idle or self._texts.is_empty:
+            self._balance.clear()
+        if not self._texts.is_empty and self._balance.is_for_texts:
+            self._texts.write()
+            self._balance.wrote(self._clock() - began_at)
+        elif self.runs.work(may_wait=self._texts.is_empty):
+            self._balance.ran(self._clock() - began_at)
+        else:
+            self._balance.clear()  # ranks work by themselves
 
     def close(self) -> None:
         """End what works in other processes; every run goes on from its last checkpoint another time."""
         self.runs.close()
-
-    def _write(self, request_id: str) -> None:
-        writing, slot, name = self._texts[request_id]
-        slot.host.activate(name)
-        try:
-            for _ in range(TOKENS_BETWEEN_STEPS):
-                for report in writing.advance():
-                    self._report(report)
-                    if isinstance(report, Generated):
-                        self._end_text(request_id)
-                        return
-        except Exception as error:
-            fault = log_fault("run.failed", error, request_id)
-            self._end_text(request_id)
-            self._report(GenerateFailed(request_id, fault.code, str(fault)))
-
-    def _end_text(self, request_id: str) -> None:
-        _, slot, _ = self._texts.pop(request_id)
-        slot.users.discard(request_id)

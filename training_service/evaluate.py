@@ -7,7 +7,6 @@ import torch
 from transformers import PreTrainedModel
 
 from training_service.data import Dataset, Example
-from training_service.generate import answer_batch
 from training_service.loss import collate, loss_sum
 from training_service.model import Base
 
@@ -80,3 +79,40 @@ def last_answer(row: Example) -> tuple[Sequence[int], Sequence[int]] | None:
 
 def _text(base: Base, tokens: Sequence[int]) -> str:
     return str(base.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+
+@torch.inference_mode()
+def answer_batch(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop_ids: frozenset[int], pad_id: int
+) -> list[list[int]]:
+    """Return the likeliest answer to each prompt, at most *max_tokens* long and without its stop token.
+
+    The prompts are padded on the left, so that all answers grow at the same place.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    width = max(len(prompt) for prompt in prompts)
+    tokens = torch.full((len(prompts), width), pad_id, dtype=torch.int64, device=device)  # (B, T)
+    attention = torch.zeros_like(tokens)
+    for index, prompt in enumerate(prompts):
+        tokens[index, width - len(prompt) :] = torch.tensor(prompt, device=device)
+        attention[index, width - len(prompt) :] = 1
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    answers: list[list[int]] = [[] for _ in prompts]
+    live, cache = [True] * len(prompts), None
+    for _ in range(max_tokens):
+        output = model(
+            input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache,
+            use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        cache = output.past_key_values
+        chosen = output.logits[:, -1].argmax(-1)  # (B,)
+        for index, token in enumerate(chosen.tolist()):
+            live[index] = live[index] and token not in stop_ids
+            if live[index]:
+                answers[index].append(token)
+        if not any(live):
+            break
+        tokens, positions = chosen[:, None], positions[:, -1:] + 1
+        attention = torch.cat([attention, attention.new_ones((len(prompts), 1))], dim=1)
+    return answers

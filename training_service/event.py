@@ -240,35 +240,61 @@ class GenerateRequest:
 
     Attributes:
         request_id: Comes back in every report of this text.
-        base: As in a training request; may be the folder of a full model that a run made.
+        base: As in a training request; may be the folder of a full model that a run made. None is the base that the
+            adapter was trained on.
         adapter: ``name`` or ``name@version`` of the registry, or None for the base alone.
         messages: The chat so far, ``{"role": …, "content": …}``. Where the last turn is the assistant's, it is
             gone on with instead of answered.
         temperature: 0 takes the likeliest token each time.
+        top_p: From 0 to 1: only the likeliest tokens that together have this chance are drawn from.
+        logprobs: How many alternatives are told with the log probability of each token; None tells none of it.
         stop: Texts that end the answer and are not part of it.
     """
 
     request_id: str
-    base: str
+    base: str | None
     messages: tuple[dict[str, str], ...]
     adapter: str | None = None
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    top_p: float = 1.0
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token as text and its natural log probability at one place of a text."""
+
+    token: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of a text, as *Alternative* has it, and the likeliest at its place, the likeliest first."""
+
+    token: str
+    logprob: float
+    top: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next piece of the text; all pieces joined are the text of ``Generated``."""
+    """The next piece of the text and the tokens that begin in it; all joined are the text of ``Generated``."""
 
     request_id: str
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """The whole text; *finish_reason* is ``stop``, ``length`` or ``canceled``."""
+    """The whole text; *finish_reason* is ``stop``, ``length`` or ``canceled``.
+
+    *logprobs* holds the tokens that were in no piece: together with theirs they are all.
+    """
 
     request_id: str
     text: str
@@ -276,6 +302,7 @@ class Generated:
     n_tokens: int
     finish_reason: str
     adapter: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ from training_service.request import Lora
 PREFIX = "base_model.model."
 """What PEFT puts before the name of a module in an adapter's file."""
 
+BASE_ALONE = "__base__"
+"""PEFT's name for no adapter among those of a pass."""
+
 ALL_LINEAR = "all-linear"
 INITS: dict[str, bool | str] = {"default": True, "gaussian": "gaussian", "orthogonal": "orthogonal"}
 """How an adapter may begin, and PEFT's word for it."""
@@ -84,6 +87,7 @@ class AdapterHost:
         modules = self.base.model.named_modules()
         self._layers = [(path, module) for path, module in modules if isinstance(module, LoraLayer)]
         self._measure_lengths(name)
+        self.base.model.train(self.base.model.training)  # what is new is as the rest: its flag speaks for all
         self.activate(None)
         self._free_adapters()
         parameters = self.parameters(name)
@@ -158,6 +162,35 @@ class AdapterHost:
         active = [] if name is None else [name]
         for _, layer in self._layers:
             layer._active_adapter = active
+
+    def can_mix(self, name: str | None) -> bool:
+        """Whether adapter *name* may share a pass with others: PEFT computes DoRA for a whole pass alone."""
+        return name is None or (self._peft is not None and not self._peft.peft_config[name].use_dora)
+
+    @contextmanager
+    def rows(self, names: Sequence[str | None]) -> Iterator[None]:
+        """Let row *i* of what the model reads be computed with adapter *names[i]* for the length of a block.
+
+        Afterwards nothing is active. Different adapters must be ones that ``can_mix``, and the model in eval mode.
+        """
+        if len(set(names)) == 1:
+            self.activate(names[0])
+            try:
+                yield
+            finally:
+                self.activate(None)
+            return
+        of_rows = {"adapter_names": [BASE_ALONE if name is None else name for name in names]}
+
+        def tell(_: torch.nn.Module, arguments: tuple[object, ...], named: dict[str, object]) -> object:
+            return arguments, named | of_rows
+
+        hooks = [layer.register_forward_pre_hook(tell, with_kwargs=True) for _, layer in self._layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @contextmanager
     def untouched(self, *, then: str) -> Iterator[PreTrainedModel]:

@@ -13,11 +13,13 @@ from training_service.event import (
     Evaluated,
     Failed,
     Metrics,
+    Piece,
     Prepared,
     Progress,
     Queued,
     Refused,
     RunEvent,
+    Speech,
     Started,
     Suspended,
     Trained,
@@ -111,6 +113,32 @@ def artifact_message(training: Spec, artifact: Artifact) -> BaseModel:
 def metrics_message(training: Spec, metrics: Metrics) -> BaseModel:
     """Return *metrics* as the protocol has them."""
     message: BaseModel = training.Metrics(**asdict(metrics))
+    return message
+
+
+def speech_message(generation: Spec, request_id: UUID, speech: Speech) -> BaseModel:
+    """Return *speech* as the message of protocol *generation* that tells the client of it."""
+    logprobs = [
+        generation.TokenLogprob(
+            token=one.token,
+            logprob=one.logprob,
+            top=[generation.Alternative(token=other.token, logprob=other.logprob) for other in one.top],
+        )
+        for one in speech.logprobs
+    ]
+    message: BaseModel
+    if isinstance(speech, Piece):
+        message = generation.Token(request_id=request_id, text=speech.text, logprobs=logprobs)
+    else:
+        message = generation.Generated(
+            request_id=request_id,
+            text=speech.text,
+            n_prompt_tokens=speech.n_prompt_tokens,
+            n_tokens=speech.n_tokens,
+            finish_reason=speech.finish_reason,
+            adapter=speech.adapter,
+            logprobs=logprobs,
+        )
     return message
 
 

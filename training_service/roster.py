@@ -208,10 +208,13 @@ class Roster:
             self._fail(record if record.state is RunState.RUNNING else record.moved(RunState.RUNNING), Lost(why))
         return []
 
-    def work(self, *, may_wait: bool = False) -> None:
+    def work(self, *, may_wait: bool = False) -> bool:
         """Do one move of the queue, and one slice of the run whose turn it is; hear what ranks report.
 
         Where there is nothing but ranks and runs that rest, it waits up to ``POLL`` seconds for them if it *may_wait*.
+
+        Returns:
+            Whether there was work to do here, and not only to wait for.
         """
         self._wake()
         move = self._turns.next_move()
@@ -230,6 +233,7 @@ class Roster:
             may_wait = False
         if may_wait and self._turns.resting:
             self._run_at(self._turns.resting[0]).rest(POLL)
+        return move is not None or next_id is not None
 
     def _wake(self) -> None:
         """Give the runs whose files are written their turns again."""

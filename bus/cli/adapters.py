@@ -84,14 +84,6 @@ def adapters(
         console.print(found["detail"], markup=False, soft_wrap=True)
 
 
-async def base_of(client: Client, adapter: str) -> str | None:
-    """Return the base that *adapter* was trained on, or None where the service knows no such adapter."""
-    try:
-        return str((await _answer(client, Action.SHOW, adapter, ""))["base"])
-    except NoAnswer:
-        return None
-
-
 async def _answer(client: Client, action: Action, name: str, other: str) -> Fields:
     protocol = load_protocol("adapters")
     match action:

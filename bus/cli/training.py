@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 
 import typer
 
-from bus.cli.adapters import base_of
 from bus.cli.exit_codes import exit_code_of_outcome
 from bus.cli.messages import client_name
 from bus.cli.options import BusOption, JsonOption, OwnerKeyOption, TimeoutOption, connect, run
@@ -78,6 +77,9 @@ def generate(
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="At most this many tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens that together have this chance.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal text.")] = 0,
     bus: BusOption = None,
     as_json: JsonOption = False,
@@ -95,11 +97,12 @@ def generate(
     request_id = str(uuid4())
     fields = {
         "request_id": request_id,
-        "base": base,
+        "base": _DEFAULT_BASE if base is None and adapter is None else base,
         "adapter": adapter,
         "messages": turns,
         "max_tokens": max_tokens,
         "temperature": temperature,
+        "top_p": top_p,
         "seed": seed,
     }
     outcome = run(_generate(protocol, fields, connect(bus, name=client_name(request_id)), as_json), timeout)
@@ -161,8 +164,6 @@ async def _generate(protocol: Protocol, fields: dict[str, Any], client: Client, 
         client,
         client.open(protocol, role="client", request_id=request_id) as conversation,
     ):
-        if fields["base"] is None:
-            fields["base"] = (fields["adapter"] and await base_of(client, fields["adapter"])) or _DEFAULT_BASE
         await conversation.send(protocol.messages[protocol.message_index("Generate")].build(fields))
         has_text = False
         async for message in conversation:

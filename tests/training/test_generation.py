@@ -1,35 +1,39 @@
 """Texts: pieces, stops, seeds; and the scores of held-out rows."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoTokenizer
+from writing import CHAT, HOT, Writing
 
 from training_service.data import Dataset, load_dataset
 from training_service.errors import NoSuchBase, RequestInvalid
-from training_service.evaluate import Tally, last_answer, score_rows
-from training_service.event import Generated, GenerateRequest, Piece
-from training_service.generate import StopTexts, TextStream, Writing, answer_batch
+from training_service.evaluate import Tally, answer_batch, last_answer, score_rows
+from training_service.event import Piece
 from training_service.model import TINY, Base, free_all, hash_tensors, load_base, resolve_base
+from training_service.run import Places
+from training_service.slots import Slots
 from training_service.steps import Plan, Steps
 from training_service.tensors import read_tensors, write_tensors
+from training_service.text import StopTexts, TextStream, TokenTexts
 from training_service.tiny import make_tiny_gemma
 
-CHAT = ({"role": "user", "content": "What color has the sky?"},)
+Write = Callable[..., Writing]
 
 
-def write(base: Base, **changes: object) -> tuple[list[str], Generated]:
-    fields: dict[str, object] = {"request_id": "g", "base": "tiny", "messages": CHAT, "max_tokens": 24}
-    writing = Writing(GenerateRequest(**(fields | changes)), base, adapter=None)
-    pieces: list[str] = []
-    while True:
-        for report in writing.advance():
-            if isinstance(report, Generated):
-                return pieces, report
-            assert isinstance(report, Piece)
-            pieces.append(report.text)
+@pytest.fixture
+def write(slots: Slots, places: Places, tiny: Path) -> Write:
+    """Return a function that writes one text to its end."""
+
+    def run(**changes: object) -> Writing:
+        writing = Writing(slots, places)
+        writing.begin(tiny, **changes)
+        return writing.work()
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -72,22 +76,23 @@ def test_text_held_back_for_a_stop_that_does_not_come_is_sent_at_the_end() -> No
     assert stops.finish() == "EN"
 
 
-def test_pieces_of_a_text_join_to_it(base: Base) -> None:
-    pieces, said = write(base, temperature=1.5, seed=3)
+def test_pieces_of_a_text_join_to_it(write: Write) -> None:
+    writing = write(temperature=HOT, seed=3)
 
-    assert "".join(pieces) == said.text
-    assert said.finish_reason in {"stop", "length"}
-    assert said.n_prompt_tokens > 5
+    assert "".join(writing.pieces()) == writing.end().text
+    assert writing.end().finish_reason in {"stop", "length"}
+    assert writing.end().n_prompt_tokens > 5
+    assert writing.end().n_tokens <= 24
 
 
-def test_equal_seeds_give_equal_texts_and_others_do_not(base: Base) -> None:
-    texts = [write(base, temperature=2.0, seed=seed)[1].text for seed in (1, 1, 2)]
+def test_equal_seeds_give_equal_texts_and_others_do_not(write: Write) -> None:
+    texts = [write(temperature=HOT, seed=seed).end().text for seed in (1, 1, 2)]
 
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_greedy_text_equals_the_librarys_own(base: Base) -> None:
-    _, said = write(base)
+def test_greedy_text_equals_the_librarys_own(write: Write, base: Base) -> None:
+    said = write().end()
     text = base.tokenizer.apply_chat_template(list(CHAT), tokenize=False, add_generation_prompt=True)
     tokens = torch.tensor([base.tokenizer.encode(text, add_special_tokens=False)])
 
@@ -96,12 +101,77 @@ def test_greedy_text_equals_the_librarys_own(base: Base) -> None:
     assert said.text == base.tokenizer.decode(expected[0, tokens.shape[1] :], skip_special_tokens=True)
 
 
-def test_begun_answer_is_gone_on_with(base: Base) -> None:
+def test_begun_answer_is_gone_on_with(write: Write) -> None:
     chat = (*CHAT, {"role": "assistant", "content": "The sky is"})
-    _, said = write(base, messages=chat, max_tokens=1)
-    _, plain = write(base, max_tokens=1)
 
-    assert said.n_prompt_tokens > plain.n_prompt_tokens
+    assert write(messages=chat, max_tokens=1).end().n_prompt_tokens > write(max_tokens=1).end().n_prompt_tokens
+
+
+@pytest.fixture
+def read(slots: Slots, tiny: Path) -> list[int]:
+    """Fills with the tokens that the model has read."""
+    found: list[int] = []
+    slots.shared(str(tiny)).base.model.register_forward_pre_hook(
+        lambda _, __, named: found.extend(named["input_ids"][0].tolist()), with_kwargs=True
+    )
+    return found
+
+
+def test_log_probabilities_equal_those_of_a_plain_forward_pass(write: Write, read: list[int], base: Base) -> None:
+    writing = write(temperature=HOT, seed=5, logprobs=4)
+    told, n_prompt = writing.logprobs(), writing.end().n_prompt_tokens
+
+    with torch.no_grad():
+        logits = base.model(input_ids=torch.tensor([read])).logits[0, n_prompt - 1 :]
+    expected = torch.log_softmax(logits, dim=-1)
+
+    assert len(told) == len(expected) == writing.end().n_tokens
+    for entry, token, row in zip(told, read[n_prompt:], expected, strict=False):  # the last token was never read
+        assert entry.logprob == pytest.approx(row[token].item(), abs=1e-4)
+        assert [one.logprob for one in entry.top] == pytest.approx(row.topk(4).values.tolist(), abs=1e-4)
+
+
+def test_tokens_told_join_to_the_text_and_come_with_the_piece_that_they_begin(write: Write) -> None:
+    writing = write(temperature=HOT, seed=5, logprobs=0)
+
+    pieces = [one for one in writing.said if isinstance(one, Piece)]
+    whole = [one for one in pieces if "\ufffd" not in one.text]
+    assert len(whole) > 3
+    assert all("".join(entry.token for entry in one.logprobs) == one.text for one in whole)
+    assert len(writing.logprobs()) == writing.end().n_tokens
+    assert write(temperature=HOT, seed=5).logprobs() == []
+
+
+def test_nothing_is_told_of_tokens_behind_a_stop_text(write: Write) -> None:
+    text = write(temperature=HOT, seed=5).end().text
+    stop = text[6:9]
+
+    writing = write(temperature=HOT, seed=5, logprobs=0, stop=("never", stop))
+
+    said = writing.end()
+    assert (said.text, said.finish_reason) == (text[: text.index(stop)], "stop")
+    assert "".join(entry.token for entry in writing.logprobs()).startswith(said.text)
+    assert "".join(entry.token for entry in writing.logprobs()[:-1]) != said.text + stop
+    assert len(writing.logprobs()) < said.n_tokens
+
+
+def test_a_stop_token_ends_a_text_and_is_told_nowhere(write: Write, read: list[int], slots: Slots, tiny: Path) -> None:
+    tokens = read[write(temperature=HOT, seed=5).end().n_prompt_tokens :]
+    slots.shared(str(tiny)).base.stop_ids = frozenset({tokens[4]})
+
+    writing = write(temperature=HOT, seed=5, logprobs=0)
+
+    at = tokens.index(tokens[4])
+    assert (writing.end().finish_reason, writing.end().n_tokens) == ("stop", at + 1)
+    assert len(writing.logprobs()) == at
+
+
+def test_special_tokens_are_told_by_name(base: Base) -> None:
+    texts = TokenTexts(base.tokenizer)
+    token = base.tokenizer.convert_tokens_to_ids("<end_of_turn>")
+
+    assert texts.text(token) == "<end_of_turn>"
+    assert "".join(map(texts.text, base.tokenizer.encode(" the sky", add_special_tokens=False))) == " the sky"
 
 
 @pytest.mark.parametrize(
@@ -111,14 +181,17 @@ def test_begun_answer_is_gone_on_with(base: Base) -> None:
         {"max_tokens": 0},
         {"temperature": -1.0},
         {"temperature": float("inf")},
+        {"top_p": 1.1},
+        {"top_p": float("nan")},
+        {"logprobs": 21},
         {"messages": ({"role": "assistant", "content": "I begin"}, {"role": "assistant", "content": "again"})},
         {"messages": ({"content": "nobody's"},)},
         {"messages": ({"role": "user", "content": "word " * 5000},)},
     ],
 )
-def test_order_for_a_text_that_cannot_be_written_is_refused(changes: dict[str, object], base: Base) -> None:
+def test_order_for_a_text_that_cannot_be_written_is_refused(changes: dict[str, object], write: Write) -> None:
     with pytest.raises(RequestInvalid):
-        write(base, **changes)
+        write(**changes)
 
 
 def test_answers_padded_on_the_left_equal_each_alone(base: Base) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import pickletools
+import time
 import zipfile
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -25,15 +27,14 @@ from training_service.event import (
     GenerateRequest,
     Lineup,
     Paused,
-    Piece,
     Prepared,
+    Progress,
     Queued,
     Refused,
     Report,
     Started,
     Trained,
 )
-from training_service.generate import Writing
 from training_service.lora import AdapterHost
 from training_service.model import Base, hash_tensors, load_base
 from training_service.plan import Plan
@@ -53,9 +54,9 @@ ORDERS = {"small": Lora(rank=2, alpha=4, dropout=0.3), "large": Lora(rank=8, alp
 class Talk:
     """A desk and what it said."""
 
-    def __init__(self, slots: Slots, places: Places) -> None:
+    def __init__(self, slots: Slots, places: Places, clock: Callable[[], float] = time.perf_counter) -> None:
         self.said: list[Report] = []
-        self.desk = Desk(slots, places, device=CPU, report=self._hear)
+        self.desk = Desk(slots, places, device=CPU, report=self._hear, clock=clock)
 
     def _hear(self, report: Report) -> None:
         if not isinstance(report, Lineup):
@@ -371,24 +372,36 @@ def test_run_that_fails_says_where_it_can_go_on_and_others_are_untouched(
 
 
 @pytest.mark.slow
-def test_texts_are_written_between_the_steps_of_a_run(new_request: NewRequest, talk: Talk, tiny: Path) -> None:
-    alone = new_request("alone", max_steps=10)
+def test_texts_and_runs_take_turns_and_neither_changes_the_other(
+    new_request: NewRequest, slots: Slots, places: Places, tiny: Path
+) -> None:
+    chat = ({"role": "user", "content": "What color has the sky?"},)
+    texts = [GenerateRequest(f"g{seed}", str(tiny), chat, max_tokens=8, temperature=6.0, seed=seed) for seed in (3, 4)]
+    talk = Talk(slots, places, clock=count().__next__)  # every slice and every pass takes a second
+    alone = new_request("alone", max_steps=20)
     talk.ready(alone)
     talk.desk.runs.start(alone.task_id)
     talk.work()
-    request = new_request("beside", max_steps=10)
+    for text in texts:
+        talk.desk.generate(text)
+        talk.work()
+    expected = talk.of(Generated)
+    request = new_request("beside", max_steps=20)
     talk.ready(request)
     talk.desk.runs.start(request.task_id)
     talk.work(until=Started, count=2)
+    begun = len(talk.said)
 
-    chat = ({"role": "user", "content": "What color has the sky?"},)
-    talk.desk.generate(GenerateRequest("g", str(tiny), chat, max_tokens=40, temperature=1.0, seed=3))
+    for text in texts:
+        talk.desk.generate(text)
     talk.work()
 
-    kinds = [type(one).__name__ for one in talk.said]
-    after = kinds[kinds.index("Piece") :]
-    assert after.index("Generated") < after.index("Trained")
-    assert "Progress" in after[: after.index("Generated")]
+    beside = talk.said[begun:]
+    written = [place for place, one in enumerate(beside) if isinstance(one, Generated)]
+    steps = [place for place, one in enumerate(beside) if isinstance(one, Progress)]
+    assert [beside[place] for place in written] == expected
+    # Two prompts and seven passes for both texts; not every slice of a run is a step.
+    assert 7 <= len([place for place in steps if place < written[-1]]) <= 9
     assert talk.trained(request).artifact.sha256 == talk.trained(alone).artifact.sha256
 
 
@@ -465,15 +478,3 @@ def test_adapter_file_of_another_shape_attaches_nothing(
         attach_adapter(host, "a9", artifact)
 
     assert not host.parameters("a9")
-
-
-def test_piece_and_writing_agree_on_the_prompts_length(base: Base) -> None:
-    chat = ({"role": "user", "content": "What color has the snow?"},)
-    writing = Writing(GenerateRequest("g", "tiny", chat, max_tokens=5), base, adapter=None)
-    said: list[Piece | Generated] = []
-    while not (said and isinstance(said[-1], Generated)):
-        said += writing.advance()
-
-    assert isinstance(said[-1], Generated)
-    assert "".join(one.text for one in said[:-1]) == said[-1].text
-    assert said[-1].n_tokens <= 5
