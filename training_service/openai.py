@@ -38,7 +38,8 @@ from training_service.openai_jobs import (
     new_job,
 )
 from training_service.openai_routes import new_app
-from training_service.openai_shapes import ApiError, ChatRequest, JobRequest, Json, not_found
+from training_service.openai_shapes import ApiError, ChatRequest, JobRequest, Json, Said, not_found
+from training_service.openai_text import Writing
 from training_service.request import Artifact
 
 log = structlog.get_logger()
@@ -55,43 +56,6 @@ STEERING_LIMIT = 30.0
 NOBODY = "no training service is up: start one, e.g. with `palaver up`"
 REFUSALS = {"no-such-base": 404, "no-such-adapter": 404, "bad-request": 400, "busy": 429, "no-memory": 503}
 """Code of message ``Refused`` of generation → HTTP status; another one is the service's own fault."""
-
-
-class Writing:
-    """One text that is being written; see ``openai_routes.Text``."""
-
-    def __init__(self) -> None:
-        self.reason, self.n_prompt, self.n_tokens = "stop", 0, 0
-        self.stopped = asyncio.Event()
-        self._said: asyncio.Queue[str | ApiError | None] = asyncio.Queue()
-        self._first: str | ApiError | None = None
-
-    def put(self, piece: str | ApiError | None) -> None:
-        """Hand the next piece over, an error, or None at the end."""
-        self._said.put_nowait(piece)
-
-    async def begin(self) -> None:
-        """Wait for the first piece, so that a refusal still has a status of its own."""
-        self._first = await self._said.get()
-        if isinstance(self._first, ApiError):
-            raise self._first
-
-    async def pieces(self) -> AsyncIterator[str]:
-        """Give the text as it comes.
-
-        Raises:
-            ApiError: It broke off.
-        """
-        piece = self._first
-        while piece is not None:
-            if isinstance(piece, ApiError):
-                raise piece
-            yield piece
-            piece = await self._said.get()
-
-    def stop(self) -> None:
-        """Nobody reads any more; nothing happens where it is over."""
-        self.stopped.set()
 
 
 class Face:
@@ -150,13 +114,15 @@ class Face:
             temperature=1.0 if request.temperature is None else float(request.temperature),
             seed=secrets.randbits(31) if request.seed is None else request.seed,
             stop=request.stops(),
+            top_p=1.0 if request.top_p is None else float(request.top_p),
+            logprobs=request.n_top(),
         )
         writing = Writing()
         self._start(self._write(order, writing))
         await writing.begin()
         return writing
 
-    async def _model(self, name: str) -> tuple[str, str | None]:
+    async def _model(self, name: str) -> tuple[str | None, str | None]:
         if name in self._bases:
             return name, None
         plain, _, version = name.partition("@")
@@ -166,7 +132,7 @@ class Face:
         if not meant:
             raise not_found("model", name)
         newest = max(meant, key=lambda one: int(one.version))
-        return str(newest.base), f"{newest.name}@{newest.version}"
+        return None, f"{newest.name}@{newest.version}"
 
     async def _adapters(self) -> list[Any]:
         async with self._client.open(adapters, role="client", notices=True) as conversation:
@@ -198,10 +164,12 @@ class Face:
                 message: Any = coming.result()
                 match type(message).__name__:
                     case "Token":
-                        writing.put(message.text)
+                        writing.put(_said(message.text, message))
                     case "Generated":
                         writing.reason, writing.n_tokens = str(message.finish_reason), message.n_tokens
                         writing.n_prompt = message.n_prompt_tokens
+                        if message.logprobs:
+                            writing.put(_said("", message))
                         writing.put(None)
                         return
                     case _:
@@ -312,6 +280,10 @@ class Face:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _said(text: str, message: Any) -> Said:
+    return Said(text, [one.model_dump() for one in message.logprobs])
 
 
 async def _receive(conversation: OpenConversation) -> BaseModel:

@@ -27,9 +27,11 @@ from training_service.openai_shapes import (
     ChatRequest,
     JobRequest,
     Json,
+    Said,
     chunk,
     completion,
     listing,
+    logprobs_of,
     not_found,
     read_shape,
     usage_of,
@@ -52,7 +54,7 @@ class Text(Protocol):
     n_prompt: int
     n_tokens: int
 
-    def pieces(self) -> AsyncIterator[str]: ...
+    def pieces(self) -> AsyncIterator[Said]: ...
 
     def stop(self) -> None: ...
 
@@ -157,9 +159,15 @@ async def chat(request: Request) -> Response:
     named = {"completion_id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": wanted.model}
     if wanted.stream:
         return StreamingResponse(_stream(text, wanted, named), media_type="text/event-stream")
-    whole = "".join([piece async for piece in text.pieces()])
-    usage = usage_of(text.n_prompt, text.n_tokens)
-    return JSONResponse(completion(**named, text=whole, reason=text.reason, usage=usage))  # type: ignore[arg-type]  # its own fields
+    pieces = [piece async for piece in text.pieces()]
+    answer = completion(
+        **named,  # type: ignore[arg-type]  # its own fields
+        text="".join(piece.text for piece in pieces),
+        reason=text.reason,
+        usage=usage_of(text.n_prompt, text.n_tokens),
+        logprobs=logprobs_of(pieces) if wanted.logprobs else None,
+    )
+    return JSONResponse(answer)
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -249,7 +257,8 @@ async def _stream(text: Text, wanted: ChatRequest, named: Mapping[str, object]) 
         yield event(delta={"role": "assistant", "content": ""})
         try:
             async for piece in text.pieces():
-                yield event(delta={"content": piece})
+                logprobs = logprobs_of([piece]) if wanted.logprobs else None
+                yield event(delta={"content": piece.text}, logprobs=logprobs)
         except ApiError as error:  # in the middle: the status is sent already
             yield f"data: {json.dumps(error.body())}\n\n"
             return

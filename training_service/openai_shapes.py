@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 Json: TypeAlias = dict[str, Any]
 Shape = TypeVar("Shape", bound=BaseModel)
@@ -14,8 +23,11 @@ Shape = TypeVar("Shape", bound=BaseModel)
 LEARNING_RATE = 2e-4
 """What ``learning_rate_multiplier: 1`` means: the default of message ``TrainRequest``."""
 
-MOST_TOKENS = 100_000
-"""Of one answer; the bound of message ``Generate``."""
+MOST_TOKENS, MOST_TOP = 100_000, 20
+"""Of one answer, and alternatives of one token; the bounds of message ``Generate``."""
+
+UNFINISHED = "\ufffd"
+"""How a part of a character is told; what its bytes are is not."""
 
 
 class ApiError(Exception):
@@ -84,18 +96,29 @@ class ChatRequest(_Shape):
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
-    top_p: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_TOP)
     presence_penalty: Literal[0] | None = None
     frequency_penalty: Literal[0] | None = None
     logit_bias: dict[str, float] | None = Field(default=None, max_length=0)
     tools: list[object] | None = Field(default=None, max_length=0)
     response_format: dict[Literal["type"], Literal["text"]] | None = None
 
+    @field_validator("top_logprobs")
+    @classmethod
+    def _goes_with_logprobs(cls, value: int | None, known: ValidationInfo) -> int | None:
+        if value and not known.data.get("logprobs"):
+            raise ValueError("expected logprobs: true beside it")
+        return value
+
     def stops(self) -> list[str]:
         """Return the texts that end the answer."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+
+    def n_top(self) -> int | None:
+        """Return how many alternatives are wanted with the log probability of each token; None wants none of it."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 Auto: TypeAlias = Literal["auto"]
@@ -183,12 +206,38 @@ def read_shape(shape: type[Shape], data: object) -> Shape:
         raise ApiError(400, text, code="invalid_value", param=place or None) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A piece of an answer; *logprobs* are ``TokenLogprob`` of the bus as plain data, where they were asked for."""
+
+    text: str
+    logprobs: list[Json] = field(default_factory=list)
+
+
+def logprobs_of(pieces: Iterable[Said]) -> Json:
+    """Return the log probabilities in *pieces* as OpenAI's clients read them."""
+    found = [
+        {**_token(one), "top_logprobs": [_token(other) for other in one["top"]]}
+        for piece in pieces
+        for one in piece.logprobs
+    ]
+    return {"content": found, "refusal": None}
+
+
+def _token(told: Mapping[str, Any]) -> Json:
+    text = str(told["token"])
+    return {
+        "token": text, "logprob": told["logprob"], "bytes": None if UNFINISHED in text else list(text.encode()),
+    }  # fmt: skip
+
+
 def completion(
-    *, completion_id: str, created: int, model: str, text: str, reason: str, usage: Mapping[str, int]
-) -> Json:
+    *, completion_id: str, created: int, model: str, text: str, reason: str, usage: Mapping[str, int],
+    logprobs: Json | None = None,
+) -> Json:  # fmt: skip
     """Return a whole answer."""
     message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reason}
     return {
         "id": completion_id, "object": "chat.completion", "created": created, "model": model,
         "choices": [choice], "usage": dict(usage),
@@ -197,10 +246,10 @@ def completion(
 
 def chunk(
     *, completion_id: str, created: int, model: str, delta: Json | None, reason: str | None = None,
-    usage: Mapping[str, int] | None = None,
+    usage: Mapping[str, int] | None = None, logprobs: Json | None = None,
 ) -> Json:  # fmt: skip
     """Return one piece of an answer that is streamed; without *delta* it brings the usage alone."""
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
     return {
         "id": completion_id, "object": "chat.completion.chunk", "created": created, "model": model,
         "choices": [] if delta is None else [choice], **({} if usage is None else {"usage": dict(usage)}),

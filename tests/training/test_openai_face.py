@@ -218,8 +218,10 @@ def test_what_cannot_be_done_is_answered_as_openai_answers(town: Town, client: O
         town.client("a wrong key").models.list()
     with pytest.raises(openai.NotFoundError, match="expected an existing model"):
         client.chat.completions.create(model="gpt-4o", messages=chat)
-    with pytest.raises(openai.BadRequestError, match="top_p"):
-        client.chat.completions.create(model="tiny-gemma3", messages=chat, top_p=0.5)
+    with pytest.raises(openai.BadRequestError, match="presence_penalty"):
+        client.chat.completions.create(model="tiny-gemma3", messages=chat, presence_penalty=0.5)
+    with pytest.raises(openai.BadRequestError, match="expected logprobs: true"):
+        client.chat.completions.create(model="tiny-gemma3", messages=chat, top_logprobs=2)
     with pytest.raises(openai.BadRequestError, match="messages"):
         client.chat.completions.create(model="tiny-gemma3", messages=[])
     with pytest.raises(openai.BadRequestError, match="shorten the chat"):
@@ -234,6 +236,35 @@ def test_what_cannot_be_done_is_answered_as_openai_answers(town: Town, client: O
     error = client.fine_tuning.jobs.retrieve(job.id).error
     assert error is not None
     assert error.code == "bad-data"
+
+
+def test_log_probabilities_come_as_openai_has_them_whole_and_in_a_stream(client: OpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": "tiny-gemma3", "messages": [{"role": "user", "content": "red"}], "max_tokens": 12, "seed": 4,
+        "temperature": 2.0, "top_p": 0.9, "logprobs": True, "top_logprobs": 3,
+    }  # fmt: skip
+
+    whole = client.chat.completions.create(**asked).choices[0]
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    plain = client.chat.completions.create(**{**asked, "logprobs": None, "top_logprobs": None}).choices[0]
+
+    assert whole.logprobs is not None
+    told = whole.logprobs.content
+    assert told
+    streamed = [
+        entry for one in chunks for choice in one.choices if choice.logprobs for entry in choice.logprobs.content
+    ]
+    assert streamed == told
+    assert plain.logprobs is None
+    assert plain.message.content == whole.message.content
+    assert whole.message.content == "".join(one.choices[0].delta.content or "" for one in chunks)
+    for entry in told:
+        values = [one.logprob for one in entry.top_logprobs]
+        assert len(values) == 3
+        assert values == sorted(values, reverse=True)
+        assert entry.logprob <= values[0] <= 0
+        assert entry.bytes is None or bytes(entry.bytes).decode() == entry.token
+    assert any(entry.bytes for entry in told)
 
 
 def test_a_client_that_hangs_up_stops_the_text(town: Town, client: OpenAI) -> None:

@@ -14,7 +14,7 @@ from training_service.openai import Face, kept_name, read_keys
 from training_service.openai_files import FileStore
 from training_service.openai_jobs import OVER, STATUS_AFTER, Job, JobStore, Status, after, ended, event_of, new_job
 from training_service.openai_routes import MOST_JSON_BYTES, new_app
-from training_service.openai_shapes import JobRequest, listing
+from training_service.openai_shapes import ChatRequest, JobRequest, Said, listing, logprobs_of, read_shape
 
 CHAT = {"model": "tiny-gemma3", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -47,8 +47,11 @@ def error_of(answer: Any) -> tuple[int, str, str]:
         ({"temperature": "hot"}, "temperature"),
         ({"seed": 2**70}, "seed"),
         ({"n": 2}, "n:"),
-        ({"top_p": 0.5}, "top_p"),
-        ({"logprobs": True}, "logprobs"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"top_p": "most"}, "top_p"),
+        ({"logprobs": 3}, "logprobs"),
+        ({"top_logprobs": 3}, "expected logprobs: true beside it"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"model": ""}, "model"),
     ],
@@ -238,3 +241,27 @@ def test_a_page_begins_behind_the_one_that_was_named() -> None:
     assert [one["id"] for one in page["data"]] == ["2", "3"]
     assert (page["has_more"], page["first_id"], page["last_id"]) == (True, "2", "3")
     assert not listing(items, limit=2, after="3")["has_more"]
+
+
+def test_tokens_are_shown_with_their_bytes_but_for_parts_of_characters() -> None:
+    told = {"token": " é", "logprob": -0.5, "top": [{"token": "\ufffd", "logprob": -0.25}]}
+
+    shown = logprobs_of([Said(" é", [told]), Said("")])
+
+    other = {"token": "\ufffd", "logprob": -0.25, "bytes": None}
+    entry = {"token": " é", "logprob": -0.5, "bytes": [32, 195, 169], "top_logprobs": [other]}
+    assert shown == {"content": [entry], "refusal": None}
+
+
+@pytest.mark.parametrize(
+    ("fields", "n_top"),
+    [
+        ({}, None),
+        ({"logprobs": False}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 4}, 4),
+        ({"logprobs": False, "top_logprobs": 0}, None),
+    ],
+)
+def test_alternatives_are_asked_for_as_openai_does(fields: dict[str, object], n_top: int | None) -> None:
+    assert read_shape(ChatRequest, CHAT | fields).n_top() == n_top

@@ -23,14 +23,18 @@ def writing(slots: Slots, places: Places) -> Writing:
     return Writing(slots, places)
 
 
-@pytest.fixture
-def n_rows(slots: Slots, tiny: Path) -> list[int]:
-    """Fills with the number of texts of each pass."""
+def count_rows(slots: Slots, base: Path) -> list[int]:
+    """Return a list that fills with the number of texts of each pass."""
     found: list[int] = []
-    slots.shared(str(tiny)).base.model.register_forward_pre_hook(
+    slots.shared(str(base)).base.model.register_forward_pre_hook(
         lambda _, __, named: found.append(len(named["input_ids"])), with_kwargs=True
     )
     return found
+
+
+@pytest.fixture
+def n_rows(slots: Slots, tiny: Path) -> list[int]:
+    return count_rows(slots, tiny)
 
 
 def add_all(places: Places, tiny: Path) -> list[str]:
@@ -123,10 +127,12 @@ def test_a_prompt_beyond_the_window_beside_short_ones_equals_it_alone(
         one.begin(windowed, **order)
         alone.append(one.work())
 
+    n_rows = count_rows(slots, windowed)
     for row, order in enumerate(orders):
         writing.begin(windowed, str(row), **order)
     writing.work()
 
+    assert n_rows == [1] * 3 + [3] * 11 + [2] * 18 + [1] * 10
     for row, one in enumerate(alone):
         assert writing.end(str(row)).text == one.end().text
         assert close_to(writing.logprobs(str(row)), one.logprobs())
@@ -166,16 +172,19 @@ def test_a_dora_adapter_is_written_in_passes_of_its_own_and_right(
     assert max(n_rows) == 2
 
 
+@pytest.mark.parametrize("base", ["tiny", "windowed"])
 def test_a_prompt_is_read_in_parts_while_others_are_written(
-    writing: Writing, slots: Slots, places: Places, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    base: str, writing: Writing, slots: Slots, places: Places, request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = request.getfixturevalue(base)
     whole = Writing(slots, places)
-    whole.begin(tiny, messages=LONG, logprobs=2)
+    whole.begin(folder, messages=LONG, logprobs=2)
     whole.work()
-    monkeypatch.setattr(text_batch, "READ_AT_ONCE", 16)
+    monkeypatch.setattr(text_batch, "READ_AT_ONCE", 20)
 
-    writing.begin(tiny, "short")
-    writing.begin(tiny, "long", messages=LONG, logprobs=2)
+    writing.begin(folder, "short")
+    writing.begin(folder, "long", messages=LONG, logprobs=2)
     writing.work(8)
 
     assert {one.request_id for one in writing.said} == {"short"}  # type: ignore[union-attr]

@@ -86,19 +86,26 @@ async def delegate(conversation: OpenConversation, request: Any, *, until: str =
     return names
 
 
-async def ask(bus: MemoryBus, text: str, adapter: str | None) -> Any:
+async def ask(bus: MemoryBus, text: str, adapter: str) -> Any:
+    """Let an adapter answer on its own base, and see that every token of the answer is told."""
     request = generation.Generate(
         request_id=UUID(int=2),
-        base="tiny-gemma3",
         adapter=adapter,
         messages=[generation.ChatTurn(role="user", content=text)],
         max_tokens=8,
+        logprobs=2,
     )
     async with bus.client() as client, client.open(generation) as conversation:
         await conversation.send(request)
         messages = [message async for message in conversation]
-    assert "".join(one.text for one in messages[:-1]) == getattr(messages[-1], "text", "")  # type: ignore[attr-defined]
-    return messages[-1]
+    last: Any = messages[-1]
+    if isinstance(last, generation.Generated):
+        pieces: list[Any] = messages[:-1]
+        told = [entry for one in messages for entry in one.logprobs]  # type: ignore[attr-defined]
+        assert "".join(one.text for one in pieces) == last.text
+        assert "".join(entry.token for entry in told) == last.text
+        assert all(len(entry.top) == 2 and entry.top[0].logprob <= 0 for entry in told)
+    return last
 
 
 @limited
