@@ -133,10 +133,13 @@ def test_a_job_succeeds_tells_its_events_and_its_model_answers(town: Town, clien
     )  # fmt: skip
     chunks = list(stream)
     models = [one.id for one in client.models.list()]
+    command = [sys.executable, "-m", "bus.cli", "generate", "red", "--adapter", "lights", "--top-p", "0.5", "--bus"]
+    shell = subprocess.run([*command, town.bus], cwd=town.folder, capture_output=True, text=True, check=True)
 
     assert (job.status, job.error, job.trained_tokens) == ("succeeded", None, 6)
     assert str(job.fine_tuned_model).startswith("lights@")
     assert {light: one.choices[0].message.content for light, one in answers.items()} == ANSWERS
+    assert shell.stdout.strip() == ANSWERS["red"]
     assert answers["red"].usage is not None
     assert (
         answers["red"].usage.total_tokens == answers["red"].usage.prompt_tokens + answers["red"].usage.completion_tokens
