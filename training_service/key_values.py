@@ -40,8 +40,8 @@ class KeyValues:
 
     @property
     def can_join(self) -> bool:
-        """Whether the model keeps nothing but keys and values of single tokens."""
-        return self._grows and all(type(layer) in JOINED_LAYERS for layer in self.cache.layers)
+        """Whether something was read, and the model keeps nothing of it but keys and values of single tokens."""
+        return self._grows and self.width > 0 and all(type(layer) in JOINED_LAYERS for layer in self.cache.layers)
 
     def padding_with(self, other: "KeyValues") -> int:
         """Return what ``n_padding`` would be if *other* joined."""

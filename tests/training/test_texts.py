@@ -326,3 +326,17 @@ def test_one_text_too_many_is_refused(writing: Writing, tiny: Path) -> None:
     writing.work()
     assert len([one for one in writing.said if isinstance(one, Generated)]) == MOST_TEXTS
     writing.begin(tiny, "more")
+
+
+def test_a_prompt_of_a_single_token_is_read_before_its_text_joins(
+    writing: Writing, slots: Slots, tiny: Path, n_rows: list[int]
+) -> None:
+    slots.shared(str(tiny)).base.tokenizer.chat_template = "{{ bos_token }}"
+    for name in ("a", "b"):
+        writing.begin(tiny, name, max_tokens=6)
+
+    writing.work()
+
+    assert writing.failures() == []
+    assert (writing.end("a").n_prompt_tokens, n_rows[:3]) == (1, [1, 1, 2])
+    assert writing.end("a").text == writing.end("b").text
