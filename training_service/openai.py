@@ -346,9 +346,12 @@ def main() -> None:
             yield
             await face.end()
 
-    uvicorn.run(
+    config = uvicorn.Config(
         new_app(keys=keys, lifespan=living), host=given.host, port=given.port, log_level="warning", access_log=False
     )
+    with config.bind_socket() as door, suppress(KeyboardInterrupt):
+        door.listen()  # before it says that it has started: uvicorn itself would listen only afterwards
+        uvicorn.Server(config).run(sockets=[door])
 
 
 if __name__ == "__main__":
