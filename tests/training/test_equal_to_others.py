@@ -27,6 +27,8 @@ pytestmark = [
 PLAN = Plan(steps=50, batch_rows=8, learning_rate=1e-3, weight_decay=0.0, seed=4, schedule="constant")
 LORA = Lora(rank=4, alpha=8)
 NEAR = 2e-6
+PAIR_NEAR = 1e-5
+"""A pair's loss hangs on log probabilities of whole answers, here down to -50, which float32 has to 4e-6."""
 
 
 def steps_on(base: Base, method: str, rows: Any, plan: Plan) -> Steps:
@@ -198,6 +200,6 @@ def test_preference_steps_equal_those_of_trl(
     trainer.train()
     ours = [metrics.loss for metrics in steps]
 
-    assert ours == pytest.approx(trainer.losses, abs=NEAR)
+    assert ours == pytest.approx(trainer.losses, abs=PAIR_NEAR)
     assert ours[0] == pytest.approx(0.693147, abs=1e-6)  # log 2: nothing learned yet
     assert ours[-1] < ours[0]
