@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from colors import COLORS, CPU, SPACE, NewRequest, color_rows, write_rows
+from talk import Talk
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from training_service.adapters import Registry
@@ -96,6 +97,12 @@ def slots(models_dir: Path, tmp_path: Path) -> Slots:
 def places(tmp_path: Path) -> Places:
     state = tmp_path / "state"
     return Places(state / "runs", state / "artifacts", Registry(state / "adapters"), (tmp_path, state))
+
+
+@pytest.fixture
+def talk(slots: Slots, places: Places) -> Talk:
+    """A desk that nobody has ordered anything of yet."""
+    return Talk(slots, places)
 
 
 @pytest.fixture

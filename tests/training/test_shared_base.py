@@ -1,9 +1,5 @@
 """Many adapters on one base: whoever is beside a run, it is as if alone; and the base never changes."""
 
-import json
-import pickletools
-import time
-import zipfile
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -11,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from talk import Talk
 from transformers import AutoModelForCausalLM
 
 from training_service.adapters import internal_name
 from training_service.artifact import verify
 from training_service.bench import Bench
 from training_service.data import Dataset
-from training_service.desk import Desk
 from training_service.errors import ArtifactDamaged, NoMemory, RequestInvalid
 from training_service.event import (
     Canceled,
@@ -25,15 +21,11 @@ from training_service.event import (
     Failed,
     Generated,
     GenerateRequest,
-    Lineup,
     Paused,
-    Prepared,
     Progress,
     Queued,
     Refused,
-    Report,
     Started,
-    Trained,
 )
 from training_service.lora import AdapterHost
 from training_service.model import Base, hash_tensors, load_base
@@ -49,42 +41,6 @@ from training_service.tensors import read_tensors
 CPU = torch.device("cpu")
 NewRequest = Callable[..., TrainingRequest]
 ORDERS = {"small": Lora(rank=2, alpha=4, dropout=0.3), "large": Lora(rank=8, alpha=8, dropout=0.1)}
-
-
-class Talk:
-    """A desk and what it said."""
-
-    def __init__(self, slots: Slots, places: Places, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.said: list[Report] = []
-        self.desk = Desk(slots, places, device=CPU, report=self._hear, clock=clock)
-
-    def _hear(self, report: Report) -> None:
-        if not isinstance(report, Lineup):
-            self.said.append(report)
-
-    def ready(self, request: TrainingRequest) -> Prepared:
-        prepared = self.desk.prepare(request, None)
-        assert isinstance(prepared, Prepared), prepared
-        return prepared
-
-    def work(self, until: type[Report] | None = None, count: int = 1) -> list[Report]:
-        for _ in range(2000):
-            if self.desk.is_idle or (until is not None and len(self.of(until)) >= count):
-                return self.said
-            self.desk.work()
-        raise AssertionError(f"expected an end, got {self.said[-3:]}")
-
-    def of(self, kind: type[Report]) -> list[Report]:
-        return [one for one in self.said if isinstance(one, kind)]
-
-    def trained(self, request: TrainingRequest) -> Trained:
-        (found,) = [one for one in self.said if isinstance(one, Trained) and one.task_id == request.task_id]
-        return found
-
-
-@pytest.fixture
-def talk(slots: Slots, places: Places) -> Talk:
-    return Talk(slots, places)
 
 
 @pytest.mark.slow
@@ -424,43 +380,6 @@ def test_adapter_on_another_base_is_refused(new_request: NewRequest, talk: Talk,
     talk.work()
     assert isinstance(talk.said[-1], Generated)
     assert talk.said[-1].adapter == "colors@1"
-
-
-def is_pickle(data: bytes) -> bool:
-    try:
-        return bool(list(pickletools.genops(data)))
-    except ValueError:
-        return False
-
-
-def test_what_torch_saves_is_found_to_hold_a_pickle(tmp_path: Path) -> None:
-    """The positive control: the scan below would find either form."""
-    torch.save({"a": torch.ones(2)}, tmp_path / "new")
-    torch.save({"a": torch.ones(2)}, tmp_path / "old", _use_new_zipfile_serialization=False)
-
-    assert zipfile.is_zipfile(tmp_path / "new")
-    assert is_pickle((tmp_path / "old").read_bytes())
-
-
-@pytest.mark.slow
-def test_nothing_on_disk_is_or_holds_a_pickle(new_request: NewRequest, talk: Talk, tmp_path: Path) -> None:
-    for name, method in (("one", "lora"), ("two", "full")):
-        request = new_request(name, method=method, max_steps=2, checkpoint_every=1)
-        talk.ready(request)
-        talk.desk.runs.start(request.task_id)
-    talk.work()
-    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]
-
-    assert len(talk.of(Trained)) == 2
-    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".jinja", ".md", ""}
-    for path in files:
-        assert not zipfile.is_zipfile(path), path
-        if path.suffix == ".safetensors":
-            with path.open("rb") as file:
-                head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            assert "__metadata__" in head
-        else:
-            assert not is_pickle(path.read_bytes()), path
 
 
 def test_adapter_file_of_another_shape_attaches_nothing(
