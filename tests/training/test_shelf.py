@@ -1,4 +1,4 @@
-"""What may be done with results: second names, deletion, copies, merges; and the card that goes with each."""
+"""What may be done with results: second names, deletion, copies."""
 
 import json
 import signal
@@ -10,33 +10,23 @@ from uuid import UUID
 
 import pytest
 import torch
-import yaml
 from colors import NewRequest
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from talk import Talk
 
 from training_service.adapters import Adapter, Provenance, Registry
 from training_service.artifact import CHECKPOINT_TYPE, publish
-from training_service.card import CARD, CardFacts, model_card, order_facts
-from training_service.desk import Desk
 from training_service.errors import (
     ArtifactDamaged,
-    ExactnessBroken,
     InUse,
     NoSuchAdapter,
     RequestInvalid,
 )
-from training_service.event import Audit, GenerateRequest, Prepared, Quote, Score, Variant
-from training_service.lora import AdapterHost
-from training_service.merge import check_alike, fold, merge
+from training_service.event import Audit, GenerateRequest, Prepared, Quote
 from training_service.merge_order import MergeOrder, adapter_from_json, adapter_to_json, order_from_json, order_to_json
-from training_service.model import hash_tensors, load_base
 from training_service.record import RunRecord, RunState, save_record
 from training_service.reference import check_unused
-from training_service.request import Lora, TrainingRequest
 from training_service.run import Places
 from training_service.shelf import export
-from training_service.slots import Slots
 from training_service.tiny import make_tiny_gemma
 
 CPU = torch.device("cpu")
@@ -50,6 +40,13 @@ def nothing_needs(_: Adapter) -> None:
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return Registry(tmp_path / "adapters")
+
+
+@pytest.fixture
+def prepared_record(new_request: NewRequest) -> RunRecord:
+    found = Audit(1, 2, 1, 0, 0, 0, 0, False, False, True, "x", (), ())
+    request = new_request()
+    return RunRecord(request, RunState.PREPARED, Prepared(request.task_id, found, Quote(1, 2, 3, 4.0, "cpu")), "3" * 64)
 
 
 def stored(registry: Registry, tmp_path: Path, name: str, text: str = "weights", task: int = 1) -> Adapter:
@@ -263,139 +260,13 @@ def test_a_damaged_artifact_is_not_exported(registry: Registry, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
-# -- cards --------------------------------------------------------------------------------------------
-
-
-def facts(**changes: object) -> CardFacts:
-    order = {"task_id": TASK, "owner_key": "secret-secret-secret", "method": "lora", "seed": 3, "lora": None}
-    return replace(
-        CardFacts(
-            "adapter", "google/gemma-3-1b-it", "1" * 64, "2" * 64, order_facts(order), {"loss": 0.25}, {"torch": "2"}
-        ),
-        **changes,  # type: ignore[arg-type]  # names of its fields
-    )
-
-
-def front_of(card: str) -> dict[str, object]:
-    loaded = yaml.safe_load(card.split("---")[1])
-    assert isinstance(loaded, dict)
-    return loaded
-
-
-def test_a_card_says_what_it_is_for_and_how_it_was_made() -> None:
-    card = model_card(facts())
-
-    assert front_of(card)["base_model"] == "google/gemma-3-1b-it"
-    assert front_of(card)["library_name"] == "peft"
-    assert "PeftModel.from_pretrained" in card
-    assert '"seed": 3' in card
-    assert "| loss | 0.25 |" in card
-
-
-def test_a_card_shows_the_variants_side_by_side() -> None:
-    card = model_card(facts(scores=(Score(Variant.BASE, 2.5, {}), Score(Variant.TUNED, 0.5, {"exact_match": 1.0}))))
-
-    assert "| base | 2.5 | – |" in card
-    assert "| tuned | 0.5 | 1 |" in card
-    assert front_of(card)["dataset_sha256"] == "2" * 64
-    assert front_of(card)["metrics"] == ["loss"]
-
-
-def test_a_card_tells_no_secret_no_task_and_no_path() -> None:
-    card = model_card(facts(base="/home/someone/models/mine"))
-
-    assert "base_model" not in front_of(card)
-    assert not any(word in card for word in ("secret", TASK, "/home"))
-
-
-def test_a_base_that_looks_like_yaml_stays_in_its_line() -> None:
-    assert set(front_of(model_card(facts(base="a/b\nlicense: mit")))) == set(front_of(model_card(facts(base="x"))))
-
-
-# -- merges -------------------------------------------------------------------------------------------
-
-
-def noisy(host: AdapterHost, lora: Lora) -> str:
-    """Attach an adapter that changes what the base says."""
-    name = "a" + "0" * 32
-    for parameter in host.attach(name, lora, seed=1).values():
-        with torch.no_grad():
-            parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(parameter.numel()))
-    return name
+# -- in use -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_folded_weights_answer_as_base_and_adapter_did(tiny: Path) -> None:
-    base = load_base(tiny, name="tiny", device=CPU)
-    host = AdapterHost(base)
-    name = noisy(host, Lora(rank=4))
-
-    fold(host, name)
-
-    assert hash_tensors(dict(base.model.named_parameters())) != base.sha256
-    assert not any("lora" in key for key in base.model.state_dict())
-
-
-@pytest.mark.parametrize("after", [[1.0, -2.1], [1.0, float("nan")], [float("inf"), -2.0]])
-def test_logits_that_are_others_or_none_are_refused(after: list[float]) -> None:
-    before = torch.tensor([1.0, -2.0])
-
-    check_alike(before, before + 1e-5)
-    with pytest.raises(ExactnessBroken, match="logits"):
-        check_alike(before, torch.tensor(after))
-
-
-@pytest.fixture
-def prepared_record(new_request: NewRequest) -> RunRecord:
-    found = Audit(1, 2, 1, 0, 0, 0, 0, False, False, True, "x", (), ())
-    request = new_request()
-    return RunRecord(request, RunState.PREPARED, Prepared(request.task_id, found, Quote(1, 2, 3, 4.0, "cpu")), "3" * 64)
-
-
-@pytest.fixture
-def desk(slots: Slots, places: Places) -> Desk:
-    return Desk(slots, places, device=CPU, report=lambda report: None)
-
-
-def train(desk: Desk, request: TrainingRequest) -> None:
-    """Carry out a run from its order to its end."""
-    desk.prepare(request, None)
-    desk.runs.start(request.task_id)
-    while not desk.is_idle:
-        desk.work()
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own
-def test_a_result_is_loaded_by_peft_merged_and_loaded_by_transformers(
-    desk: Desk, new_request: NewRequest, places: Places, tmp_path: Path, tiny: Path, models_dir: Path
-) -> None:
-    """The three answer alike: the adapter as PEFT loads it, and the merged model as transformers does."""
-    train(desk, new_request(adapter="colors", owner_key="canary-canary-canary", learning_rate=3e-2, max_steps=12))
-    adapter = places.registry.find("colors")
-    order = MergeOrder("colors", "whole", models_dir, tmp_path / "state", (tmp_path,))
-    merged = merge(order)
-    tokens = torch.arange(1, 25).reshape(2, 12)
-
-    base = AutoModelForCausalLM.from_pretrained(tiny, dtype="float32")
-    untouched = base(input_ids=tokens).logits
-    tuned = PeftModel.from_pretrained(base, adapter.artifact.path)(input_ids=tokens).logits
-    whole = AutoModelForCausalLM.from_pretrained(merged.artifact.path, dtype="float32")(input_ids=tokens).logits
-
-    torch.testing.assert_close(whole, tuned, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(whole, untouched, atol=1e-2)
-    assert (merged.kind, merged.label, merged.provenance.merged_from) == ("model", "whole@1", "colors@1")
-    assert "folding the adapter colors@1" in (merged.artifact.path / CARD).read_text()
-    texts = [path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file()]
-    assert not any(b"canary" in text for text in texts)
-    with pytest.raises(RequestInvalid, match="nothing to merge"):
-        merge(replace(order, adapter="whole"))
-
-
-@pytest.mark.slow
-def test_equal_runs_make_equal_artifacts(desk: Desk, new_request: NewRequest, places: Places) -> None:
+def test_equal_runs_make_equal_artifacts(talk: Talk, new_request: NewRequest, places: Places) -> None:
     for name in ("one", "two"):
-        train(desk, new_request(name, adapter=name, max_steps=2))
+        talk.train(new_request(name, adapter=name, max_steps=2))
 
     one, two = (places.registry.find(name).artifact for name in ("one", "two"))
     assert one == two
@@ -403,34 +274,37 @@ def test_equal_runs_make_equal_artifacts(desk: Desk, new_request: NewRequest, pl
 
 @pytest.mark.slow
 def test_a_version_that_a_text_is_written_with_stays_until_the_text_is_done(
-    desk: Desk, new_request: NewRequest, places: Places, tiny: Path
+    talk: Talk, new_request: NewRequest, places: Places, tiny: Path
 ) -> None:
-    train(desk, new_request(adapter="colors", max_steps=1))
+    talk.train(new_request(adapter="colors", max_steps=1))
     folder = places.registry.find("colors").artifact.path
     ask = GenerateRequest("t", str(tiny), ({"role": "user", "content": "What?"},), adapter="colors", max_tokens=64)
-    desk.generate(ask)
+    talk.desk.generate(ask)
 
     with pytest.raises(InUse, match="a text is being written"):
-        desk.delete_adapter("colors@1")
+        talk.desk.delete_adapter("colors@1")
     assert folder.is_dir()
-    desk.cancel_generate("t")
-    desk.delete_adapter("colors@1")
+    talk.desk.cancel_generate("t")
+    talk.desk.delete_adapter("colors@1")
 
     assert not folder.exists()
     with pytest.raises(NoSuchAdapter):
-        desk.generate(ask)
+        talk.desk.generate(ask)
 
 
 @pytest.mark.slow
 def test_an_adapter_of_another_base_is_refused(
-    desk: Desk, new_request: NewRequest, models_dir: Path, tmp_path: Path
+    talk: Talk, new_request: NewRequest, models_dir: Path, tmp_path: Path
 ) -> None:
-    train(desk, new_request(adapter="colors", max_steps=1))
+    talk.train(new_request(adapter="colors", max_steps=1))
     other = make_tiny_gemma(models_dir, seed=5, corpus=["other words"], hidden=32, layers=1, heads=2, vocabulary=300)
     ask = GenerateRequest("t", str(other), ({"role": "user", "content": "What?"},), adapter="colors")
 
     with pytest.raises(RequestInvalid, match="expected an adapter of base"):
-        desk.generate(ask)
+        talk.desk.generate(ask)
+
+
+# -- orders ------------------------------------------------------------------------------------------
 
 
 def test_orders_and_answers_cross_to_the_merging_process_unchanged(registry: Registry, tmp_path: Path) -> None:
