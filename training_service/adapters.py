@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from training_service.artifact import sync_folder, write_json
+from training_service.artifact import MANIFEST, remove, sync_folder, write_json
 from training_service.errors import ArtifactDamaged, InUse, NoSuchAdapter, RequestInvalid
 from training_service.request import Artifact, check_adapter_name
 
@@ -105,10 +105,13 @@ class Registry:
         """Add the next version of *name* and return it; the same artifact of the same task is added once.
 
         Raises:
-            RequestInvalid: *name* may not stand in the registry.
+            RequestInvalid: *name* may not stand in the registry, or is an alias.
+            ArtifactDamaged: The artifact is not there: another version with the same content was deleted meanwhile.
         """
-        _check_name("adapter", name)
         with self._lock():
+            self.check_name(name)
+            if not (artifact.path / MANIFEST).is_file():
+                raise ArtifactDamaged(f"{artifact.path}: expected an artifact, it was deleted meanwhile; run it again")
             known = self._read(self._path(name))
             for one in known.versions:
                 if one.artifact.sha256 == artifact.sha256 and one.provenance.task_id == provenance.task_id:
@@ -116,6 +119,20 @@ class Registry:
             new = Adapter(name, known.next_version, kind, artifact, base, base_sha256, provenance)
             self._write(name, _Versions(new.version + 1, (*known.versions, new)))
         return new
+
+    def check_name(self, name: str) -> None:
+        """See that a result may be registered as *name*.
+
+        Raises:
+            RequestInvalid: *name* may not stand in the registry, or is an alias, which would mean two things then.
+        """
+        _check_name("adapter", name)
+        if (alias := self._alias(name)) is not None:
+            means = f"{alias.name}@{alias.version}"
+            raise RequestInvalid(
+                f"adapter: expected a name that is no alias, got {_short(name)}, which means {means}: "
+                "take another name, or drop the alias"
+            )
 
     def find(self, reference: str) -> Adapter:
         """Return what *reference* means: ``name`` is its newest version, ``name@3`` the third; or an alias.
@@ -179,11 +196,11 @@ class Registry:
             self._alias_path(alias).unlink()
             sync_folder(self._folder / ALIASES)
 
-    def delete(self, reference: str, *, may_go: Callable[[Adapter], None]) -> tuple[Adapter, bool]:
-        """Take a version out of the registry; return it, and whether no other version has its artifact.
+    def delete(self, reference: str, *, may_go: Callable[[Adapter], None]) -> Adapter:
+        """Take a version out of the registry and return it; its artifact goes with the last version that has it.
 
         The entry goes before the files do: what is cut short leaves files that nobody lists, never an entry
-        without files. The caller removes the artifact.
+        without files.
 
         Args:
             reference: ``name@version``: what means the newest today is not deleted tomorrow.
@@ -207,7 +224,9 @@ class Registry:
             may_go(adapter)
             known = self._read(self._path(name))
             self._write(name, _Versions(known.next_version, tuple(one for one in known.versions if one != adapter)))
-            return adapter, all(one.artifact.sha256 != adapter.artifact.sha256 for one in self.all())
+            if all(one.artifact.sha256 != adapter.artifact.sha256 for one in self.all()):
+                remove(adapter.artifact)
+        return adapter
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{internal_name(name)}.json"

@@ -6,13 +6,15 @@ Knows nothing of tensors.
 """
 
 import errno
+import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 
@@ -31,7 +33,11 @@ UNTHROTTLED_BYTES = 8 * 1024 * 1024
 """Files below this are written at once: they are gone before they could hurt."""
 
 WORK_PREFIX = ".new-"
-"""How the name of a folder begins whose artifact is not sealed yet."""
+"""How the name of a folder begins that is no artifact: not sealed yet, or on its way out."""
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
+"""How safetensors and tokenizers, which are written in Rust, say an ``errno``: in an error of their own."""
 
 ADAPTER_TYPE = "application/vnd.palaver.adapter"
 MODEL_TYPE = "application/vnd.palaver.model"
@@ -89,10 +95,28 @@ def disk_errors(what: str) -> Iterator[None]:
     """Turn a full disk under the block into ``DiskFull``; *what* names the work in its text."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(f"{what}: {error.strerror}; free some room and run the task again") from error
+    except Exception as error:
+        if (why := why_full(error)) is not None:
+            raise DiskFull(f"{what}: {why}; free some room and run the task again") from error
         raise
+
+
+def why_full(error: Exception) -> str | None:
+    """Return what the system says of the full disk that *error* comes from, or None where it comes from none."""
+    found = NUMBER_IN_TEXT.search(str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found is not None else None
+    return os.strerror(number) if number in NO_ROOM else None
+
+
+@contextmanager
+def work_in(artifacts: Path) -> Iterator[None]:
+    """Keep ``sweep`` away from what is not sealed yet in *artifacts*, which must exist, until the block ends."""
+    descriptor = os.open(artifacts, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -135,7 +159,7 @@ def publish(artifacts: Path, media_type: str, fill: Callable[[Path], None]) -> A
         DiskFull: There is no room.
     """
     artifacts.mkdir(parents=True, exist_ok=True)
-    with disk_errors(str(artifacts)):
+    with work_in(artifacts), disk_errors(str(artifacts)):
         work = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=artifacts))
         try:
             fill(work)
@@ -202,6 +226,9 @@ def verify(artifact: Artifact) -> Path:
 
 
 def remove(artifact: Artifact) -> None:
-    """Delete *artifact*; the manifest goes first, so that a half deleted one does not exist."""
-    (artifact.path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(artifact.path, ignore_errors=True)
+    """Delete *artifact*; its name goes first, so that a half deleted one does not exist."""
+    gone = artifact.path.with_name(f"{WORK_PREFIX}{artifact.path.name}")
+    shutil.rmtree(gone, ignore_errors=True)  # of one that was cut short
+    with suppress(FileNotFoundError):
+        artifact.path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -11,7 +11,6 @@ import structlog
 import torch
 
 from training_service.adapters import Adapter
-from training_service.artifact import remove
 from training_service.audit import audit, check_warnings
 from training_service.bench import Bench
 from training_service.errors import InUse, RequestInvalid
@@ -91,6 +90,8 @@ class Desk:
 
     def _quote(self, request: TrainingRequest, conversation_id: str | None) -> Prepared | Refused:
         check_event_files(request)
+        if request.adapter is not None:
+            self._places.registry.check_name(request.adapter)
         bench = Bench(request, self._slots, self._places.roots, use="quote")
         found = None
         try:
@@ -139,9 +140,7 @@ class Desk:
             InUse: An alias, a run or a text needs it. Nothing has changed.
             TrainingError: There is none of that name and version.
         """
-        adapter, is_last = self._places.registry.delete(reference, may_go=self._check_unused)
-        if is_last:
-            remove(adapter.artifact)
+        adapter = self._places.registry.delete(reference, may_go=self._check_unused)
         log.info("adapter.deleted", adapter=adapter.label)
 
     def _check_unused(self, adapter: Adapter) -> None:

@@ -5,6 +5,7 @@ import errno
 import structlog
 import torch
 
+from training_service.artifact import why_full
 from training_service.errors import DiskFull, OutOfMemory, TrainingError
 
 log = structlog.get_logger()
@@ -22,8 +23,8 @@ def typed(error: Exception) -> TrainingError:
     no_memory = no_memory or any(words in text.lower() for words in NO_MEMORY_WORDS)
     if no_memory or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return OutOfMemory("expected more free memory: take fewer rows a step, shorter rows, LoRA or a smaller base")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return DiskFull(f"{error.strerror}; free some room and run the task again")
+    if (why := why_full(error)) is not None:
+        return DiskFull(f"{why}; free some room and run the task again")
     return TrainingError(f"{type(error).__name__}: {text or 'no detail'}")
 
 

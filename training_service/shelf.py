@@ -18,7 +18,6 @@ from training_service.artifact import PIECE_BYTES, disk_errors, sync_folder, syn
 from training_service.errors import RequestInvalid, TrainingError, error_from_code
 from training_service.merge_order import MergeOrder, adapter_from_json, order_to_json
 from training_service.process import child_environment
-from training_service.request import check_adapter_name
 from training_service.worker import Worker
 
 
@@ -118,11 +117,9 @@ async def merge(order: MergeOrder, *, environment: Mapping[str, str]) -> Adapter
     Raises:
         TrainingError: Its code says why: no-such-adapter, no-such-base, bad-request, disk-full, internal.
     """
-    try:
-        check_adapter_name(order.name)
-    except ValueError as error:
-        raise RequestInvalid(f"name: {error}") from error
-    if Registry(order.state / "adapters").find(order.adapter).kind != "adapter":  # found out before torch is loaded
+    registry = Registry(order.state / "adapters")
+    registry.check_name(order.name)
+    if registry.find(order.adapter).kind != "adapter":  # found out before torch is loaded
         raise RequestInvalid(f"expected an adapter, got {order.adapter!r}, which is a model: there is nothing to merge")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "training_service.merge",

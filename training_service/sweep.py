@@ -1,6 +1,7 @@
 """What a killed child has left: work that was never sealed, and checkpoints that no record knows. Loads no torch.
 
-One child owns a state folder at a time; what it finds there when it starts belongs to nobody else.
+One child owns a state folder at a time; what it finds there when it starts belongs to nobody else, but for what a
+merge is about to seal.
 """
 
 import fcntl
@@ -36,10 +37,21 @@ def owned(state: Path) -> Iterator[None]:
 def sweep(artifacts: Path, runs: Path) -> int:
     """Remove unsealed work and checkpoints that no record names, and return how many there were.
 
-    Results and adapters stay whoever names them.
+    Results and adapters stay whoever names them. While a merge writes beside it, everything stays until another time.
     """
     if not artifacts.is_dir():
         return 0
+    descriptor = os.open(artifacts, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # against ``work_in``
+        return _sweep(artifacts, runs)
+    except BlockingIOError:
+        return 0
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(artifacts: Path, runs: Path) -> int:
     known = {artifact.sha256 for record in all_records(runs) for artifact in _named(record)}
     n_removed = 0
     for folder in artifacts.iterdir():

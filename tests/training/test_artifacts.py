@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -145,13 +146,23 @@ def provenance(task_id: str = TASK) -> Provenance:
     return Provenance(task_id, {"seed": 1}, "2" * 64, 1, {"loss": 0.5}, {"torch": "2"})
 
 
-def register(registry: Registry, name: str, task_id: str = TASK) -> Adapter:
-    return registry.register(
-        name, kind="adapter", artifact=SOME, base="tiny", base_sha256="3" * 64, provenance=provenance(task_id)
-    )
+Register = Callable[..., Adapter]
 
 
-def test_versions_count_up_and_the_bare_name_means_the_newest(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def register(tmp_path_factory: pytest.TempPathFactory) -> Register:
+    """Return what registers an artifact that is really there."""
+    artifact = publish(tmp_path_factory.mktemp("artifacts"), ADAPTER_TYPE, fill)
+
+    def add(registry: Registry, name: str, task_id: str = TASK) -> Adapter:
+        return registry.register(
+            name, kind="adapter", artifact=artifact, base="tiny", base_sha256="3" * 64, provenance=provenance(task_id)
+        )
+
+    return add
+
+
+def test_versions_count_up_and_the_bare_name_means_the_newest(register: Register, tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     first, second = register(registry, "colors", "t1"), register(registry, "colors", "t2")
 
@@ -161,7 +172,7 @@ def test_versions_count_up_and_the_bare_name_means_the_newest(tmp_path: Path) ->
     assert Registry(tmp_path).all() == (first, second)
 
 
-def test_result_of_one_task_is_registered_once(tmp_path: Path) -> None:
+def test_result_of_one_task_is_registered_once(register: Register, tmp_path: Path) -> None:
     registry = Registry(tmp_path)
 
     assert register(registry, "colors") == register(registry, "colors")
@@ -169,7 +180,7 @@ def test_result_of_one_task_is_registered_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp", "model", "../x", "/abs", "lora_A", "für Łódź", ".", "a/b"])
-def test_name_is_metadata_and_never_a_path(name: str, tmp_path: Path) -> None:
+def test_name_is_metadata_and_never_a_path(name: str, register: Register, tmp_path: Path) -> None:
     folder = tmp_path / "adapters"
     registered = register(Registry(folder), name)
 
@@ -179,7 +190,7 @@ def test_name_is_metadata_and_never_a_path(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "a@1", "a\0b", "x" * 10_000])
-def test_name_that_cannot_be_shown_is_refused(name: str, tmp_path: Path) -> None:
+def test_name_that_cannot_be_shown_is_refused(name: str, register: Register, tmp_path: Path) -> None:
     with pytest.raises(RequestInvalid):
         register(Registry(tmp_path), name)
 
@@ -187,7 +198,9 @@ def test_name_that_cannot_be_shown_is_refused(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("reference", "said"), [("nothing", "colors"), ("colors@9", "1"), ("x" * 10_000, "colors")])
-def test_unknown_adapter_is_refused_with_what_there_is(reference: str, said: str, tmp_path: Path) -> None:
+def test_unknown_adapter_is_refused_with_what_there_is(
+    reference: str, said: str, register: Register, tmp_path: Path
+) -> None:
     register(Registry(tmp_path), "colors")
 
     with pytest.raises(NoSuchAdapter, match=said) as caught:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training_service.artifact import ADAPTER_TYPE, CHECKPOINT_TYPE, publish
+from training_service.artifact import ADAPTER_TYPE, CHECKPOINT_TYPE, publish, verify
 from training_service.errors import RequestInvalid
 from training_service.event import Evaluated, Metrics, Score, Variant
 from training_service.follow import is_news
@@ -155,6 +155,22 @@ def test_sweeping_removes_what_was_never_sealed_and_what_no_record_names(tmp_pat
     assert list(artifacts.iterdir()) == [result]
     assert not orphan.exists()
     assert sweep(tmp_path / "nothing", runs) == 0
+
+
+def test_what_a_merge_is_about_to_seal_is_not_swept_away_by_a_new_child(tmp_path: Path) -> None:
+    artifacts, runs = tmp_path / "artifacts", tmp_path / "runs"
+    swept = []
+
+    def fill(folder: Path) -> None:
+        swept.append(sweep(artifacts, runs))
+        (folder / "file").write_text("a")
+
+    made = publish(artifacts, ADAPTER_TYPE, fill)
+
+    assert swept == [0]
+    assert verify(made)
+    (artifacts / ".new-abc").mkdir()
+    assert sweep(artifacts, runs) == 1
 
 
 @pytest.mark.slow

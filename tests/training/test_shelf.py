@@ -125,17 +125,21 @@ def test_a_deleted_versions_number_is_never_given_again(registry: Registry, tmp_
     stored(registry, tmp_path, "colors", task=1)
     gone = stored(registry, tmp_path, "colors", "others", task=2)
 
-    assert registry.delete("colors@2", may_go=nothing_needs) == (gone, True)
+    assert registry.delete("colors@2", may_go=nothing_needs) == gone
     assert stored(registry, tmp_path, "colors", "third", task=3).label == "colors@3"
 
 
 def test_an_artifact_goes_with_the_last_version_that_has_it(registry: Registry, tmp_path: Path) -> None:
     stored(registry, tmp_path, "colors", task=1)
-    stored(registry, tmp_path, "other", task=2)
+    folder = stored(registry, tmp_path, "other", task=2).artifact.path
 
-    assert registry.delete("colors@1", may_go=nothing_needs)[1] is False
-    assert registry.delete("other@1", may_go=nothing_needs)[1] is True
+    registry.delete("colors@1", may_go=nothing_needs)
+    stayed = folder.is_dir()
+    registry.delete("other@1", may_go=nothing_needs)
+
+    assert stayed
     assert registry.all() == ()
+    assert list(folder.parent.iterdir()) == []
 
 
 def test_what_is_not_named_by_its_version_is_not_deleted(registry: Registry, tmp_path: Path) -> None:
