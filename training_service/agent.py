@@ -287,7 +287,7 @@ async def change(order: Body, _: Conversation) -> BaseModel:
     try:
         match type(order).__name__:
             case "SetAlias":
-                adapter = shelf.registry.set_alias(order.alias, order.adapter)
+                adapter = shelf.set_alias(order.alias, order.adapter)
                 detail = f"{order.alias} means {adapter.label}"
             case "DropAlias":
                 shelf.registry.drop_alias(order.alias)

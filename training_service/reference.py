@@ -1,4 +1,4 @@
-"""What still needs a result: nothing is deleted from under a run."""
+"""What still needs a result or a name: nothing is deleted from under a run, and its name means nothing else."""
 
 from pathlib import Path
 
@@ -20,4 +20,18 @@ def check_unused(adapter: Adapter, runs: Path) -> None:
         if record.state not in OVER and record.request.base in (str(adapter.artifact.path), adapter.artifact.uri):
             raise InUse(
                 f"expected a version that no run needs, got {adapter.label}: run {record.task_id} begins from it"
+            )
+
+
+def check_unclaimed(alias: str, runs: Path) -> None:
+    """See that no run that is not over will give its result the name *alias*.
+
+    Raises:
+        InUse: One will.
+    """
+    for record in all_records(runs):
+        if record.state not in OVER and record.request.adapter == alias:
+            raise InUse(
+                f"expected a word that no run needs, got {alias!r}: the result of run {record.task_id} will have it; "
+                "take another"
             )

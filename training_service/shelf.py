@@ -18,6 +18,7 @@ from training_service.artifact import PIECE_BYTES, disk_errors, sync_folder, syn
 from training_service.errors import RequestInvalid, TrainingError, error_from_code
 from training_service.merge_order import MergeOrder, adapter_from_json, order_to_json
 from training_service.process import child_environment
+from training_service.reference import check_unclaimed
 from training_service.worker import Worker
 
 
@@ -85,6 +86,15 @@ class Shelf:
         self._roots = roots
         self._allow_hub = allow_hub
         self.registry = worker.adapters
+
+    def set_alias(self, alias: str, reference: str) -> Adapter:
+        """Let *alias* mean the version that *reference* means now, and return that.
+
+        Raises:
+            TrainingError: Its code says why: bad-request, no-such-adapter, in-use. Nothing has changed.
+        """
+        check_unclaimed(alias, self._worker.runs_folder)
+        return self.registry.set_alias(alias, reference)
 
     async def delete(self, reference: str) -> Adapter:
         """Remove one version, ``name@version``, for good, and return what it was.

@@ -21,16 +21,16 @@ SOURCE = Provenance("5b0c1f0e-4b7c-4a55-9d0f-0f6f3a6a3a11", {}, "2" * 64, 0, {"l
 LARGE = b"x" * 100_000
 
 
-def add(folder: Path) -> Adapter:
-    """Publish a file and register it as ``colors``."""
-    artifact = publish(folder / "artifacts", CHECKPOINT_TYPE, lambda work: _fill(work))
-    return Registry(folder / "adapters").register(
-        "colors", kind="adapter", artifact=artifact, base="tiny", base_sha256="3" * 64, provenance=SOURCE
-    )
-
-
 def _fill(work: Path) -> None:
     (work / "a").write_bytes(LARGE)
+
+
+def add(folder: Path, name: str = "colors") -> Adapter:
+    """Publish a file and register it."""
+    artifact = publish(folder / "artifacts", CHECKPOINT_TYPE, _fill)
+    return Registry(folder / "adapters").register(
+        name, kind="adapter", artifact=artifact, base="tiny", base_sha256="3" * 64, provenance=SOURCE
+    )
 
 
 def take_out(folder: Path) -> None:
