@@ -83,7 +83,7 @@ ALIASES = "aliases"
 
 def internal_name(*parts: str) -> str:
     """Return a name of hex digits that PEFT cannot mistake for a part of a model (TRAINING.md, trap 3)."""
-    return "a" + sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return "a" + sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 class Registry:

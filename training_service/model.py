@@ -26,6 +26,9 @@ HUB_TIMEOUT = 5.0
 """Seconds to find out whether the hub answers at all; a name is then refused instead of waited for."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+MAX_HUB_NAME = 200
+"""Characters; the hub itself takes fewer."""
+
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*"]
 TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>", "<|end|>")
 """Tokens that end a turn in the common templates, should the generation config not name them."""
@@ -88,24 +91,31 @@ def resolve_base(name: str, *, models_dir: Path, allow_hub: bool, roots: Sequenc
         return make_tiny_gemma(models_dir, seed=TINY_SEED)
     if Path(name).is_absolute() or name.startswith((".", "~")):
         return _local_folder(Path(name).expanduser(), (models_dir, *roots))
-    if not NAME.fullmatch(name):
+    if len(name) > MAX_HUB_NAME or not NAME.fullmatch(name):
         raise NoSuchBase(f"expected {TINY!r}, a folder or a hub name such as 'google/gemma-3-1b-it', got {name[:80]!r}")
     for folder in (models_dir / name, *(root / name for root in roots)):
-        if (folder / "config.json").is_file():
+        if _holds_model(folder):
             return _local_folder(folder, (models_dir, *roots))
     return _from_hub(name, models_dir, allow_hub=allow_hub)
 
 
 def _local_folder(folder: Path, roots: Sequence[Path]) -> Path:
+    if not _holds_model(folder):
+        raise NoSuchBase(f"expected a folder with config.json, got {str(folder)[:200]!r}: no such base model there")
     real = folder.resolve()
-    if not (real / "config.json").is_file():
-        raise NoSuchBase(f"expected a folder with config.json, got {str(folder)!r}: no such base model there")
     if not any(real.is_relative_to(root.resolve()) for root in roots):
         under = ", ".join(str(root) for root in roots)
         raise NoSuchBase(f"expected a base model under one of: {under}; got {str(folder)!r}")
     if (real / MANIFEST).is_file():  # the result of a run
         verify(Artifact(uri=real.as_uri(), sha256=real.name, size=0, media_type=MODEL_TYPE))
     return real
+
+
+def _holds_model(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file()
+    except OSError:  # a name that is too long is one of nothing
+        return False
 
 
 def _from_hub(name: str, models_dir: Path, *, allow_hub: bool) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -16,6 +17,8 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+
+from training_service.request import check_adapter_name
 
 Json: TypeAlias = dict[str, Any]
 Shape = TypeVar("Shape", bound=BaseModel)
@@ -166,7 +169,7 @@ class JobRequest(_Shape):
     validation_file: str | None = None
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
-    suffix: str | None = Field(default=None, min_length=1, max_length=64, pattern="^[^@]*$")
+    suffix: Annotated[str, AfterValidator(check_adapter_name)] | None = Field(default=None, max_length=64)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     metadata: dict[str, str] | None = None
     palaver: dict[str, object] = Field(default_factory=dict)
