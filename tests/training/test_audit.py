@@ -1,6 +1,7 @@
 """The label audit: what it finds, what it refuses, and that nobody trains on what it warns of unasked."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from training_service.audit import MAX_SHOWN, audit, check_warnings, show_example
-from training_service.data import Dataset, Encoder, Example, load_dataset
+from training_service.data import MAX_FILE_BYTES, MAX_LINE_BYTES, Dataset, Encoder, Example, load_dataset
 from training_service.desk import Desk
 from training_service.errors import WarningsFound
 from training_service.event import Audit, Prepared, Refused
@@ -182,8 +183,13 @@ def test_refused_order_is_taken_once_it_accepts_the_warnings(
         (b"", "expected at least one row, got an empty file"),
         (json.dumps(MASKED).encode(), "expected at least one token to train, got none: every row is masked"),
         (b"\xff\n", "rows.jsonl:1: expected UTF-8, got byte 0xff"),
+        (b"\n \n\n", "expected at least one row, got"),
+        (b"\0" * 4096, "rows.jsonl:1: "),
+        (b'{"text": "a\0b"}\n', "rows.jsonl:1: "),
+        ('{"text": "ä"}\n'.encode("utf-16"), "rows.jsonl:1: expected UTF-8, got byte 0xff"),
+        (b'{"text": "' + b"x" * MAX_LINE_BYTES + b'"}', "rows.jsonl:1: expected at most 4194304 bytes in a line"),
     ],
-    ids=["empty", "masked", "bytes"],
+    ids=["empty", "masked", "bytes", "blank lines", "zeros", "a zero", "UTF-16", "a long line"],
 )
 def test_data_that_cannot_work_is_refused_as_bad(
     content: bytes, said: str, desk: Desk, new_request: NewRequest, tmp_path: Path
@@ -195,6 +201,42 @@ def test_data_that_cannot_work_is_refused_as_bad(
 
     assert isinstance(refused, Refused)
     assert (refused.code, said in refused.detail) == ("bad-data", True)
+
+
+@pytest.mark.slow
+def test_line_of_a_gibibyte_is_refused_without_being_held_in_memory(
+    desk: Desk, new_request: NewRequest, places: Places, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    with path.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES)  # sparse, so that it takes no room
+    request = new_request(dataset=Artifact.from_file(path).model_dump())
+
+    tracemalloc.start()
+    try:
+        refused = desk.prepare(request, None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert isinstance(refused, Refused)
+    assert (refused.code, "split the row" in refused.detail) == ("bad-data", True)
+    assert peak < MAX_FILE_BYTES / 20
+    assert find_record(places.runs, request.task_id) is None
+
+
+@pytest.mark.parametrize("field", ["dataset", "evaluation"])
+def test_link_that_leads_out_of_the_roots_is_refused(
+    field: str, desk: Desk, new_request: NewRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = write(tmp_path_factory.mktemp("outside") / "rows.jsonl", GOOD, OTHER)
+    (tmp_path / "rows.jsonl").symlink_to(outside)
+    linked = {**Artifact.from_file(outside).model_dump(), "uri": (tmp_path / "rows.jsonl").as_uri()}
+
+    refused = desk.prepare(new_request(**{field: linked}), None)
+
+    assert isinstance(refused, Refused)
+    assert (refused.code, "expected a file under one of" in refused.detail) == ("bad-data", True)
 
 
 def test_order_over_its_own_share_has_no_row_in_common_with_it(desk: Desk, new_request: NewRequest) -> None:
