@@ -1,7 +1,8 @@
 """One row of a dataset: from a line of JSON to turns or text, and what of it is to be learned.
 
 Pure: knows neither files nor tokenizers. A row is a chat ``{"messages": […], "tools"?: […]}``, a pair
-``{"prompt": …, "completion": …}``, a preference ``{"prompt"?: …, "chosen": …, "rejected": …}`` or plain
+``{"prompt": …, "completion": …}``, a preference ``{"prompt"?: …, "chosen": …, "rejected": …}``, the same as OpenAI's
+API takes it ``{"input": {"messages": …}, "preferred_output": …, "non_preferred_output": …}``, or plain
 ``{"text": …}``. Keys that are not named here are passed over, as datasets bring many of their own.
 """
 
@@ -15,6 +16,9 @@ from typing import TypeAlias
 from training_service.errors import DataError
 
 ROLES = ("system", "user", "assistant", "tool")
+CHOSEN, PREFERRED = ("chosen", "rejected"), ("preferred_output", "non_preferred_output")
+"""What the better and the worse answer of a preference are called, here and by OpenAI."""
+
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Names under which chat templates read what an assistant thought before it spoke."""
 
@@ -80,8 +84,10 @@ def parse_row(line: bytes, number: int, where: str) -> Row:
 
 
 def _row(data: dict[str, object], number: int, where: str) -> Row:
-    if "chosen" in data or "rejected" in data:
+    if not data.keys().isdisjoint(CHOSEN):
         return _preference(data, number, where)
+    if not data.keys().isdisjoint(PREFERRED):
+        return _preferred(data, number, where)
     if "messages" in data:
         turns = _turns(data["messages"], f"{where}: messages")
         return _chat(number, turns, 0, _tools(data, where))
@@ -128,27 +134,43 @@ def _answered(number: int, prompt: tuple[Turn, ...], answer: object, tools: tupl
 
 
 def _preference(data: dict[str, object], number: int, where: str) -> Row:
-    if data.get("chosen") is None or data.get("rejected") is None:
-        raise DataError(f"{where}: expected both 'chosen' and 'rejected', got one alone")
-    answers = (data["chosen"], data["rejected"])
     prompt = _prompt(data["prompt"], f"{where}: prompt") if data.get("prompt") is not None else ()
-    tools = _tools(data, where)
+    return _compared(number, prompt, data, CHOSEN, _tools(data, where), where)
+
+
+def _preferred(data: dict[str, object], number: int, where: str) -> Row:
+    """Return the row of a preference in the form of OpenAI's API."""
+    given = data.get("input")
+    if not isinstance(given, dict):
+        raise DataError(f"{where}: input: expected an object with 'messages', got {_short(given)}")
+    prompt = _turns(given.get("messages"), f"{where}: input.messages")
+    return _compared(number, prompt, data, PREFERRED, _tools(given, f"{where}: input"), where)
+
+
+def _compared(
+    number: int, prompt: tuple[Turn, ...], data: dict[str, object], names: tuple[str, str], tools: tuple[Tool, ...],
+    where: str,
+) -> Row:  # fmt: skip
+    """Return the row of *prompt* and of the better and the worse answer, which *data* has under *names*."""
+    better, worse = names
+    answers = (data.get(better), data.get(worse))
+    if None in answers:
+        raise DataError(f"{where}: expected both {better!r} and {worse!r}, got one alone")
     if all(isinstance(answer, str) for answer in answers):
         if not prompt:
-            raise DataError(f"{where}: prompt: expected what 'chosen' and 'rejected' answer, got none")
+            raise DataError(f"{where}: prompt: expected what {better!r} and {worse!r} answer, got none")
         one, other = (_answered(number, prompt, answer, tools, where) for answer in answers)
         return replace(one, rejected=other)
     chosen, rejected = (
-        _conversation(prompt, answer, f"{where}: {name}")
-        for name, answer in zip(("chosen", "rejected"), answers, strict=True)
+        _conversation(prompt, answer, f"{where}: {name}") for name, answer in zip(names, answers, strict=True)
     )
     pairs = zip(chosen, rejected, strict=False)
     n_shared = sum(1 for _ in takewhile(lambda turns: turns[0] == turns[1], pairs))
     n_given = n_shared if chosen != rejected else n_shared - 1  # equal ones are the audit's to find
     if not n_given:
-        raise DataError(f"{where}: expected 'chosen' and 'rejected' to share their prompt, got two that begin apart")
+        raise DataError(f"{where}: expected {better!r} and {worse!r} to share their prompt, got two that begin apart")
     one, other = (_chat(number, turns, n_given, tools) for turns in (chosen, rejected))
-    for name, row in (("chosen", one), ("rejected", other)):
+    for name, row in zip(names, (one, other), strict=True):
         if not row.trained:
             raise DataError(f"{where}: {name}: expected a turn of the assistant after what both share, got none")
     return replace(one, rejected=other)

@@ -154,6 +154,42 @@ def test_a_job_succeeds_tells_its_events_and_its_model_answers(town: Town, clien
     assert client.models.retrieve(str(job.fine_tuned_model)).owned_by == "tiny-gemma3"
 
 
+def test_a_job_over_preferences_succeeds_and_its_model_answers(town: Town, client: OpenAI) -> None:
+    """In the form in which OpenAI takes preferences."""
+    rows = [
+        {
+            "input": {"messages": [{"role": "user", "content": light}]},
+            "preferred_output": [{"role": "assistant", "content": answer}],
+            "non_preferred_output": [{"role": "assistant", "content": other}],
+        }
+        for (light, answer), other in zip(ANSWERS.items(), reversed(ANSWERS.values()), strict=True)
+    ]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    file_id = client.files.create(file=("preferences.jsonl", content), purpose="fine-tune").id
+    created = client.fine_tuning.jobs.create(
+        model="tiny-gemma3", training_file=file_id, suffix="preferences", seed=0,
+        method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.5, "batch_size": 2}}},
+        extra_body={"palaver": {"max_steps": 60, "learning_rate": 5e-3, "lora": {"rank": 4}}},
+    )  # fmt: skip
+    town.wait(lambda: status(client, created.id) in ("succeeded", "failed"))
+    job = client.fine_tuning.jobs.retrieve(created.id)
+    losses = [
+        one.data["train_loss"]
+        for one in client.fine_tuning.jobs.list_events(created.id, limit=100).data
+        if one.type == "metrics" and isinstance(one.data, dict)
+    ]
+    answer = client.chat.completions.create(
+        model=str(job.fine_tuned_model), messages=[{"role": "user", "content": "red"}], temperature=0, max_tokens=8
+    )
+
+    assert (job.status, job.error) == ("succeeded", None)
+    assert job.method is not None
+    assert (job.method.type, job.method.dpo is not None) == ("dpo", True)
+    assert str(job.fine_tuned_model).startswith("preferences@")
+    assert losses[0] < 0.2  # an adapter that prefers nothing yet begins at ln 2
+    assert answer.choices[0].message.content is not None
+
+
 def test_what_the_docs_show_trains_and_answers(
     town: Town, client: OpenAI, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,6 +83,16 @@ def test_preference_is_the_same_in_all_its_forms(prompt: object, chosen: object,
     assert (row.rejected.messages, row.rejected.trained) == ((ASKED, {"role": "assistant", "content": "No."}), (1,))
 
 
+@pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": "weather"}}]])
+def test_preference_is_taken_as_openai_takes_it(tools: list[object] | None) -> None:
+    given = {"messages": [ASKED], "parallel_tool_calls": True} | ({} if tools is None else {"tools": tools})
+    no = {"role": "assistant", "content": "No."}
+
+    row = parsed({"input": given, "preferred_output": [SAID], "non_preferred_output": [no]})
+
+    assert row == parsed({"prompt": [ASKED], "chosen": [SAID], "rejected": [no], "tools": tools})
+
+
 def test_preference_learns_from_where_its_chats_part() -> None:
     other = {"role": "assistant", "content": "No."}
     row = parsed({"chosen": [ASKED, SAID, ASKED, SAID], "rejected": [ASKED, SAID, ASKED, other]})
@@ -146,6 +156,18 @@ BAD = {
     "text after a call": (json.dumps({"prompt": [ASKED, CALLED], "completion": "a"}), "turns after a tool call"),
     "preference without a prompt": ('{"chosen": "a", "rejected": "b"}', "prompt: expected what 'chosen'"),
     "preference without rejected": ('{"prompt": "p", "chosen": "a"}', "expected both 'chosen' and 'rejected'"),
+    "preferred output alone": (
+        json.dumps({"input": {"messages": [ASKED]}, "preferred_output": [SAID]}),
+        "expected both 'preferred_output' and 'non_preferred_output'",
+    ),
+    "preference for nothing": (
+        json.dumps({"preferred_output": [SAID], "non_preferred_output": [SAID]}),
+        "input: expected an object with 'messages', got None",
+    ),
+    "preference for no turns": (
+        json.dumps({"input": {}, "preferred_output": [SAID], "non_preferred_output": [SAID]}),
+        "input.messages: expected a list of turns",
+    ),
     "preference of two kinds": (
         json.dumps({"prompt": "p", "chosen": "a", "rejected": [SAID]}),
         "chosen: expected a list",
