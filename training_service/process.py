@@ -47,6 +47,7 @@ class ChildProcess:
         self._take = take
         self._lost = lost
         self._child: asyncio.subprocess.Process | None = None
+        self._has_spoken = False
         self._writer: asyncio.StreamWriter | None = None
         self._connected = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -67,7 +68,10 @@ class ChildProcess:
             self._keeper = asyncio.create_task(self._keep(), name="training child")
 
     async def stop(self) -> bool:
-        """End the child and wait for its end; return whether there was one to end."""
+        """End the child and wait for its end; return whether there was one to end.
+
+        One that has answered puts its work away first; one that has not is killed.
+        """
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return False
@@ -109,7 +113,7 @@ class ChildProcess:
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours)
-        self._child, self._writer = child, writer
+        self._child, self._writer, self._has_spoken = child, writer, False
         self._connected.set()
         log.info("child.started", pid=child.pid)
         try:
@@ -119,6 +123,9 @@ class ChildProcess:
             code = await self._end_of(child)
         except asyncio.CancelledError:
             writer.close()
+            if not self._has_spoken:  # still loading its libraries, for seconds: it has nothing to put away
+                with suppress(ProcessLookupError):
+                    child.kill()
             await self._end_of(child)
             raise
         finally:
@@ -138,7 +145,9 @@ class ChildProcess:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while True:
             length = decode_length(await reader.readexactly(LENGTH_BYTES))
-            self._take(decode(await reader.readexactly(length)))
+            message = decode(await reader.readexactly(length))
+            self._has_spoken = True
+            self._take(message)
 
 
 def child_environment(*, threads: int | None, allow_hub: bool) -> dict[str, str]:
