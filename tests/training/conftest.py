@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from colors import COLORS, CPU, SPACE, NewRequest, color_rows, write_rows
+from ranks_scene import Scene, new_scene
 from talk import Talk
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -122,6 +123,14 @@ def new_request(tiny: Path, data_file: Path) -> NewRequest:
         return parse_request(body | changes)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, tiny: Path) -> Iterator[Scene]:
+    """A desk whose ranks are real processes."""
+    made = new_scene(tmp_path_factory.mktemp("ranks"), models_dir, tiny)
+    yield made
+    made.desk.close()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ CLAIMS: dict[tuple[str, str], tuple[int, str]] = {
     (DATA, "yaml"): (1, "test_data_docs"),
     (DATA, "sh"): (1, "test_data_docs"),
     (WAYS, "yaml"): (3, "test_methods_docs"),
-    (RANKS, "yaml"): (2, "test_ranks"),
+    (RANKS, "yaml"): (2, "test_rank_processes"),
     (RANKS, "sh"): (1, "test_ranks"),
     (RUNS, "sh"): (1, "test_page_tour"),
     (RUNS, "python"): (1, "test_training_docs"),
