@@ -15,7 +15,7 @@ from pathlib import Path
 
 from training_service.adapters import Adapter, Registry
 from training_service.artifact import PIECE_BYTES, disk_errors, sync_folder, synced_file, verify
-from training_service.errors import RequestInvalid, TrainingError, error_from_code
+from training_service.errors import Lost, RequestInvalid, TrainingError, error_from_code
 from training_service.merge_order import MergeOrder, adapter_from_json, order_to_json
 from training_service.process import child_environment
 from training_service.reference import check_unclaimed
@@ -115,7 +115,7 @@ class Shelf:
         """Fold an adapter into a copy of its base, register the model as *name*, and return it.
 
         Raises:
-            TrainingError: Its code says why: no-such-adapter, no-such-base, bad-request, disk-full, internal.
+            TrainingError: Its code says why: no-such-adapter, no-such-base, bad-request, disk-full, lost, internal.
         """
         order = MergeOrder(reference, name, self._models_dir, self._state_dir, self._roots, self._allow_hub)
         return await merge(order, environment=child_environment(threads=None, allow_hub=self._allow_hub))
@@ -125,7 +125,7 @@ async def merge(order: MergeOrder, *, environment: Mapping[str, str]) -> Adapter
     """Have *order* carried out in a process of its own and return the model that it registered.
 
     Raises:
-        TrainingError: Its code says why: no-such-adapter, no-such-base, bad-request, disk-full, internal.
+        TrainingError: Its code says why: no-such-adapter, no-such-base, bad-request, disk-full, lost, internal.
     """
     registry = Registry(order.state / "adapters")
     registry.check_name(order.name)
@@ -141,6 +141,9 @@ async def merge(order: MergeOrder, *, environment: Mapping[str, str]) -> Adapter
         process.kill()
         await process.wait()
         raise
+    if process.returncode is not None and process.returncode < 0:
+        signal = -process.returncode
+        raise Lost(f"the merging process was killed by signal {signal}, nothing is registered; merge again")
     if process.returncode:
         raise TrainingError(f"expected the merging process to answer, it ended with {process.returncode}: see the log")
     answer = json.loads(out)

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel
 
 from training_service.adapters import Adapter, Alias
-from training_service.errors import TrainingError
+from training_service.errors import Lost, TrainingError
 from training_service.message import artifact_message
 
 Spec: TypeAlias = Any  # a compiled protocol: its classes are made from a spec at run time
@@ -45,7 +45,7 @@ def adapter_message(adapters: Spec, adapter: Adapter, aliases: Iterable[Alias]) 
 
 
 def refused_change(adapters: Spec, error: TrainingError) -> BaseModel:
-    """Return the refusal that *error* is."""
-    code = error.code if error.code in REFUSALS else "internal"
+    """Return the refusal that *error* is; a process that died is one to ask again."""
+    code = "busy" if isinstance(error, Lost) else error.code if error.code in REFUSALS else "internal"
     message: BaseModel = adapters.Refused(code=code, detail=str(error))
     return message

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from talk import Talk
 
 from training_service import shelf
 from training_service.adapters import Registry
+from training_service.agent import adapters
 from training_service.artifact import MODEL_TYPE, publish, verify
-from training_service.errors import ArtifactDamaged, DiskFull
+from training_service.errors import ArtifactDamaged, DiskFull, Lost
 from training_service.event import Failed
 from training_service.merge import merge
 from training_service.merge_order import MergeOrder
@@ -25,6 +27,7 @@ from training_service.model import Base
 from training_service.process import child_environment
 from training_service.run import Places
 from training_service.shelf import export
+from training_service.shelf_message import refused_change
 
 FOLDER = Path(__file__).parent
 
@@ -188,3 +191,20 @@ def test_who_is_killed_in_a_merge_leaves_no_model_or_a_whole_one(merging: MergeO
     ]
     assert all(one["damaged"] == [] for one in stages)
     assert len(again) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_a_merge_whose_process_is_killed_is_one_to_ask_for_again(
+    merging: MergeOrder, places: Places, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    environment = child_environment(threads=1, allow_hub=False)
+    environment["PYTHONPATH"] = os.pathsep.join((str(tmp_path), environment.get("PYTHONPATH", "")))
+
+    with pytest.raises(Lost, match="killed by signal 9, nothing is registered; merge again") as caught:
+        asyncio.run(shelf.merge(merging, environment=environment))
+
+    assert refused_change(adapters, caught.value).code == "busy"
+    assert [one.label for one in places.registry.all()] == ["colors@1"]
+    assert merge(merging).label == "whole@1"
