@@ -96,8 +96,9 @@ class ChildProcess:
             why = await self._live_once()
             log.warning("child.died", detail=why)
             self._lost(why)
-            pause = BACK_OFF if loop.time() - started_at > 60 else min(pause * 2, BACK_OFF_LIMIT)
+            pause = BACK_OFF if loop.time() - started_at > 60 else pause
             await asyncio.sleep(pause)
+            pause = min(pause * 2, BACK_OFF_LIMIT)
 
     async def _live_once(self) -> str:
         """Start a child, read it to its end, and return how it ended."""
