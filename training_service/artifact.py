@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 
@@ -42,6 +43,10 @@ NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 ADAPTER_TYPE = "application/vnd.palaver.adapter"
 MODEL_TYPE = "application/vnd.palaver.model"
 CHECKPOINT_TYPE = "application/vnd.palaver.checkpoint"
+REHEARSAL_TYPE = "application/vnd.palaver.rehearsal"
+
+REHEARSED_PIECES = 4
+"""What is written to find out how fast that goes."""
 
 
 class SyncedFile:
@@ -68,9 +73,13 @@ class SyncedFile:
     def _end_piece(self) -> None:
         """Sync a piece, whatever number of writes it took, and rest for as long as it may take."""
         if self.n_bytes > UNTHROTTLED_BYTES:
-            os.fdatasync(self._descriptor)
+            self.sync()
             self._sleep(self._n_unsynced / BYTES_PER_SECOND)
         self._n_unsynced = 0
+
+    def sync(self) -> None:
+        """Return when what was written is on disk."""
+        os.fdatasync(self._descriptor)
 
     def close(self) -> None:
         """Sync and close."""
@@ -166,6 +175,46 @@ def publish(artifacts: Path, media_type: str, fill: Callable[[Path], None]) -> A
             return _seal(artifacts, work, media_type)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class WritingPace:
+    """How fast artifacts get onto this disk.
+
+    Attributes:
+        sealing: Seconds for each artifact, however small.
+        piece: Seconds to write, sync and hash ``PIECE_BYTES``.
+    """
+
+    sealing: float
+    piece: float
+
+    def seconds(self, n_bytes: int, *, throttled: bool = True) -> float:
+        """Return how long an artifact of one file of *n_bytes* takes; *throttled* as ``SyncedFile`` does it."""
+        waits = max(0, n_bytes - UNTHROTTLED_BYTES) / BYTES_PER_SECOND if throttled else 0.0
+        return self.sealing + n_bytes / PIECE_BYTES * self.piece + waits
+
+
+def rehearse_writing(artifacts: Path) -> WritingPace:
+    """Publish and remove two small artifacts and return how fast that went.
+
+    Raises:
+        DiskFull: There is no room.
+    """
+    took = []
+    for n_pieces in (0, REHEARSED_PIECES):
+
+        def fill(folder: Path, n_pieces: int = n_pieces) -> None:
+            with synced_file(folder / "pieces") as file:
+                for _ in range(n_pieces):
+                    file.write(bytes(PIECE_BYTES))
+                    file.sync()
+
+        began_at = time.perf_counter()
+        artifact = publish(artifacts, REHEARSAL_TYPE, fill)
+        took.append(time.perf_counter() - began_at)
+        remove(artifact)
+    return WritingPace(took[0], max(0.0, took[1] - took[0]) / REHEARSED_PIECES)
 
 
 def _seal(artifacts: Path, work: Path, media_type: str) -> Artifact:

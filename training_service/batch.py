@@ -59,15 +59,19 @@ def micro_batches(
     """
     start = 0
     while start < len(rows):
-        rest = rows[start:]
+        rest = rows[start : start + (micro_rows or len(rows))]
         if packing:
             totals = list(accumulate(n_tokens(row) for row in rest))
         else:
             totals = [n * widest for n, widest in enumerate(accumulate((_padded(row) for row in rest), max), 1)]
-        fit = sum(1 for total in totals if total <= max_tokens)
-        n_rows = max(1, min(fit, micro_rows or len(rows)))
+        n_rows = max(1, sum(1 for total in totals if total <= max_tokens))
         yield rest[:n_rows]
         start += n_rows
+
+
+def n_computed(part: Sequence[Example | Pair], *, packing: bool = False) -> int:
+    """Return how many tokens one forward pass over *part* takes, padding counted."""
+    return sum(map(n_tokens, part)) if packing else len(part) * max(map(_padded, part))
 
 
 def _padded(row: Example | Pair) -> int:

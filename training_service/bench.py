@@ -1,13 +1,14 @@
 """What one order computes on: its model, its data and its steps; set up alike for the quote and for the run."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Hashable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from training_service.adapters import internal_name
-from training_service.data import Dataset, Encoder, Example, Pair, load_ordered
+from training_service.data import Dataset, Encoder, Example, Make, Pair, load_ordered
 from training_service.errors import DataError
 from training_service.event import Variant
 from training_service.model import Base, free_all
@@ -49,7 +50,8 @@ class Bench:
             max_tokens=min(request.max_tokens or self.base.max_tokens, self.base.max_tokens),
             train_on=request.train_on,
         )
-        self.dataset, self.evaluation = load_ordered(request, self.encoder, roots)
+        self._encodings = slots.encodings
+        self.dataset, self.evaluation = load_ordered(request, self.encoder, roots, recall=self._recall)
         rows = self._rows()
         untouched = self.slot  # the base that pairs are compared with; a full run's own changes
         if self.slot is None:
@@ -87,6 +89,10 @@ class Bench:
         """Let ``base.model`` hold the present weights within the block, also where ranks hold a share each."""
         return self.steps.team.whole_model(self.base)
 
+    def untouched(self) -> AbstractContextManager[object]:
+        """Let a shared base compute alone within the block; a private copy is what it is."""
+        return nullcontext() if self.slot is None else self.slot.host.untouched(then=self.name)
+
     def _rows(self) -> tuple[Example, ...] | tuple[Pair, ...]:
         """Return what the steps train on.
 
@@ -106,10 +112,25 @@ class Bench:
         Raises:
             DataError: See ``variants_of``.
         """
-        if self.evaluation is None:
+        request, evaluation = self.request, self.evaluation
+        if evaluation is None:
             return {}
-        prompt, longest = self.request.system_prompt, self.base.max_tokens
-        return variants_of(self.evaluation, self.dataset, self.encoder, system_prompt=prompt, longest=longest)
+
+        def make() -> tuple[Dataset, ...]:
+            prompt, longest = request.system_prompt, self.base.max_tokens
+            made = variants_of(evaluation, self.dataset, self.encoder, system_prompt=prompt, longest=longest)
+            return tuple(made[variant] for variant in Variant if variant in made)
+
+        split = (request.evaluation_share, request.seed)
+        key = (self.dataset.sha256, evaluation.sha256, split, request.objective, request.system_prompt)
+        found = self._recall(key, make)
+        names = [one for one in Variant if len(found) == len(Variant) or one is not Variant.SYSTEM_PROMPT]
+        return dict(zip(names, found, strict=True))
+
+    def _recall(self, key: Hashable, make: Make) -> tuple[Dataset, ...]:
+        """Return what was made of *key* with the same tokens, here or for another order."""
+        texts, encoder = self.base.texts_sha256, self.encoder
+        return self._encodings.get((key, texts, self.base.max_tokens, encoder.max_tokens, encoder.train_on), make)
 
     def activate(self) -> None:
         """Make the model compute for this order from now on."""

@@ -1,4 +1,4 @@
-"""The warm child process: ``python -m training_service.child --fd N --models DIR --state DIR``.
+"""The warm child process: ``python -m training_service.warm_start --fd N --models DIR --state DIR``.
 
 Holds the models and runs the steps. One thread reads orders from the pipe, the main thread does everything else;
 standard output and error are logs. When the pipe ends, so does the process: what ran resumes from its checkpoints.
@@ -185,7 +185,3 @@ def main() -> None:
     with owned(arguments.state):
         sweep(places.artifacts, places.runs)
         Child(pipe.makefile("wb"), slots, places, device=device, hosting=hosting).serve(orders)
-
-
-if __name__ == "__main__":
-    main()

@@ -21,7 +21,8 @@ from training_service.row import Row, parse_row
 
 __all__ = [
     "ChatTokenizer", "Dataset", "Encoder", "Example", "Objective", "Pair", "Row", "TrainOn", "check_artifact",
-    "encode_dataset", "hold_out", "load_dataset", "load_ordered", "read_rows",
+    "encode_dataset", "hold_out", "load_dataset", "load_ordered", "make_anew",
+    "read_rows",
 ]  # fmt: skip
 
 MAX_FILE_BYTES = 1024**3
@@ -29,6 +30,10 @@ MAX_LINE_BYTES = 4 * 1024**2
 MAX_ROWS = 2_000_000
 
 Objective: TypeAlias = Literal["sft", "dpo"]
+Make: TypeAlias = "Callable[[], tuple[Dataset, ...]]"
+Recall: TypeAlias = Callable[[Hashable, Make], "tuple[Dataset, ...]"]
+"""Gives what was made for this key before, or has it made; see ``encodings``."""
+
 _T = TypeVar("_T")
 
 
@@ -94,12 +99,15 @@ def check_artifact(artifact: Artifact, roots: Sequence[Path]) -> Path:
         under = ", ".join(str(root) for root in roots)
         raise DataError(f"{given}: expected a file under one of: {under}; put the data there")
     with open_dataset(path) as file:
-        digest = file_digest(file, "sha256").hexdigest()
-    if digest != artifact.sha256:
-        raise DataError(
-            f"{given}: expected sha256 {artifact.sha256}, got {digest}: the file was changed since; order anew"
-        )
+        _check_hash(artifact, file_digest(file, "sha256").hexdigest())
     return path
+
+
+def _check_hash(artifact: Artifact, got: str) -> None:
+    if got != artifact.sha256:
+        raise DataError(
+            f"{artifact.path}: expected sha256 {artifact.sha256}, got {got}: the file was changed since; order anew"
+        )
 
 
 def open_dataset(path: Path) -> BufferedReader:
@@ -209,8 +217,21 @@ def _fitting(row: Row, path: Path, objective: Objective) -> Row:
     return row
 
 
-def load_ordered(request: TrainingRequest, encoder: Encoder, roots: Sequence[Path]) -> tuple[Dataset, Dataset | None]:
+def make_anew(_: Hashable, make: Make) -> tuple[Dataset, ...]:
+    """Return what *make* gives: nothing is remembered."""
+    return make()
+
+
+def load_ordered(
+    request: TrainingRequest, encoder: Encoder, roots: Sequence[Path], *, recall: Recall = make_anew
+) -> tuple[Dataset, Dataset | None]:
     """Return what *request* trains on and what it is evaluated on, if anything.
+
+    Args:
+        request: The order.
+        encoder: See there.
+        roots: Folders that the files may lie under.
+        recall: Asked for the rows of each file after its hash was compared, by hash and objective.
 
     Raises:
         DataError: See ``check_artifact``, ``load_dataset`` and ``hold_out``.
@@ -218,13 +239,22 @@ def load_ordered(request: TrainingRequest, encoder: Encoder, roots: Sequence[Pat
     """
     if request.objective == "dpo" and request.train_on == "all":
         raise RequestInvalid("expected train_on: assistant with objective: dpo, got 'all'; only answers are preferred")
-    path = check_artifact(request.dataset, roots)
-    dataset = load_dataset(path, encoder, objective=request.objective)
+
+    def read(artifact: Artifact) -> Dataset:
+        path = check_artifact(artifact, roots)
+
+        def make() -> tuple[Dataset, ...]:
+            dataset = load_dataset(path, encoder, objective=request.objective)
+            _check_hash(artifact, dataset.sha256)  # it may have changed between the two
+            return (dataset,)
+
+        return recall((artifact.sha256, request.objective), make)[0]
+
+    dataset = read(request.dataset)
     if request.evaluation is not None:
-        held_out = load_dataset(check_artifact(request.evaluation, roots), encoder, objective=request.objective)
-        return dataset, held_out
+        return dataset, read(request.evaluation)
     if request.evaluation_share:
-        return hold_out(dataset, request.evaluation_share, seed=request.seed, where=path)
+        return hold_out(dataset, request.evaluation_share, seed=request.seed, where=request.dataset.path)
     return dataset, None
 
 

@@ -16,9 +16,10 @@ from training_service.bench import Bench
 from training_service.errors import InUse, RequestInvalid
 from training_service.event import GenerateRequest, Prepared, Refused, Report, refusal
 from training_service.fault import log_fault
+from training_service.memory import held_bytes
 from training_service.owner import hash_key, is_same_owner, without_key
-from training_service.quote import check_memory, measure
-from training_service.rank_quote import check_ranks, held_bytes, quote_ranks
+from training_service.quote import check_memory, quote_of, rehearse
+from training_service.rank_quote import check_ranks, quote_ranks
 from training_service.ranks import Hosting
 from training_service.record import RunRecord, RunState, find_record, save_record
 from training_service.reference import check_unused
@@ -99,13 +100,13 @@ class Desk:
             found = audit(bench.dataset, bench.evaluation, tokenizer, stop_ids=stop_ids)
             check_warnings(found, accepted=request.accept_warnings)
             bench.activate()
-            n_evaluation = len(bench.evaluation.usable) if bench.evaluation is not None else 0
             if request.processes > 1:
                 check_ranks(bench, self._hosting, self._device)
             held = held_bytes(self._device)
-            quote = measure(bench.steps, n_evaluation=n_evaluation, device=self._device)
+            rehearsal = rehearse(bench, self._places.artifacts)
+            quote = quote_of(rehearsal, bench)
             if self._hosting is not None and request.processes > 1:
-                quote = quote_ranks(quote, bench, held=held, n_hosts=self._hosting.n_hosts)
+                quote = quote_ranks(rehearsal, bench, held=held, n_hosts=self._hosting.n_hosts)
             check_memory(quote, self._device)
             prepared = Prepared(request.task_id, found, quote)
             record = RunRecord(

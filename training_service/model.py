@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 import torch
@@ -33,6 +33,9 @@ HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*"]
 TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>", "<|end|>")
 """Tokens that end a turn in the common templates, should the generation config not name them."""
 
+TEXT_FILES = frozenset({".json", ".jinja", ".model", ".txt"})
+"""How the names of the files end that say how a row becomes tokens."""
+
 LONGEST = 8192
 """Tokens of a row, where the model itself would take more."""
 
@@ -46,6 +49,7 @@ class Base:
         sha256: Of the weights as float32, whatever they are kept in here: which base this is. An adapter fits every
             copy of its base.
         resident_sha256: Of the weights as they are in memory: whether they are still what was loaded.
+        texts_sha256: Of the files beside the weights, the tokenizer's among them: equal ones make equal tokens.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Base:
     resident_sha256: str
     stop_ids: frozenset[int]
     max_tokens: int
+    texts_sha256: str
 
     @property
     def device(self) -> torch.device:
@@ -150,6 +155,7 @@ def load_base(folder: Path, *, name: str, device: torch.device, dtype: torch.dty
     Raises:
         NoSuchBase: The folder holds no causal language model that can be loaded without its own code.
     """
+    texts = hash_texts(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
@@ -175,6 +181,7 @@ def load_base(folder: Path, *, name: str, device: torch.device, dtype: torch.dty
         resident_sha256=resident,
         stop_ids=_stop_ids(model, tokenizer),
         max_tokens=min(int(longest), LONGEST),
+        texts_sha256=texts,
     )
 
 
@@ -184,6 +191,17 @@ def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fro
     vocabulary = tokenizer.get_vocab()
     stops |= {vocabulary.get(token) for token in TURN_ENDS}
     return frozenset(int(token) for token in stops if token is not None)
+
+
+def hash_texts(folder: Path) -> str:
+    """Return one SHA-256 over names and content of the ``TEXT_FILES`` in *folder*."""
+    digest = sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in TEXT_FILES and path.is_file():
+            with path.open("rb") as file:
+                content = file_digest(file, "sha256").digest()
+            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + content)
+    return digest.hexdigest()
 
 
 def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

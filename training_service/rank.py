@@ -33,8 +33,8 @@ from training_service.errors import ExactnessBroken, Lost, TrainingError
 from training_service.event import Json, report_to_json
 from training_service.fault import typed
 from training_service.group import Group
+from training_service.memory import peak_bytes
 from training_service.pipe import encode, read_message
-from training_service.quote import peak_bytes
 from training_service.record import RunRecord, load_record
 from training_service.request import Artifact
 from training_service.run import Places, Run

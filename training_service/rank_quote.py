@@ -15,7 +15,7 @@ from training_service.bench import Bench
 from training_service.errors import RequestInvalid
 from training_service.event import Quote
 from training_service.group import layers_of
-from training_service.quote import MOMENT_COPIES, peak_bytes, reset_peak
+from training_service.quote import MOMENT_COPIES, Rehearsal, quote_of, trained_bytes
 from training_service.ranks import Hosting
 
 RANK_BYTES = 405_000_000
@@ -23,12 +23,6 @@ RANK_BYTES = 405_000_000
 
 START_SECONDS = 10.0
 """From the launcher's start to the first step, which is mostly imports. Measured: 7 to 17 s on two busy cores."""
-
-
-def held_bytes(device: torch.device) -> int:
-    """Return what this process holds now."""
-    reset_peak(device)
-    return peak_bytes(device)
 
 
 def check_ranks(bench: Bench, hosting: Hosting | None, device: torch.device) -> None:
@@ -49,31 +43,28 @@ def check_ranks(bench: Bench, hosting: Hosting | None, device: torch.device) -> 
         layers_of(bench.base.model)
 
 
-def quote_ranks(quote: Quote, bench: Bench, *, held: int, n_hosts: int) -> Quote:
+def quote_ranks(rehearsal: Rehearsal, bench: Bench, *, held: int, n_hosts: int) -> Quote:
     """Return what the ranks of this host will need.
 
     Args:
-        quote: Measured by one process.
+        rehearsal: Of the whole step in one process.
         bench: What it was measured on.
         held: Bytes that this process held before it measured.
         n_hosts: Among which the processes are shared.
     """
     request, n_ranks = bench.request, bench.request.processes
     weights = _bytes(bench.base.model.parameters())
-    trained = _bytes(bench.steps.parameters.values())
+    trained = trained_bytes(bench.steps)
     state = weights + (1 + MOMENT_COPIES) * trained
-    activations = max(0, quote.peak_memory_bytes - held - (1 + MOMENT_COPIES) * trained) // n_ranks
+    activations = max(0, rehearsal.peak_bytes - held - (1 + MOMENT_COPIES) * trained) // n_ranks
     rank = state + activations
     if request.sharding == "fsdp":
         layers = [_bytes(layer.parameters()) for layer in layers_of(bench.base.model)]
         gathered = weights - sum(layers) + 2 * max(layers)  # the next layer is on its way during the present one
         rank = max(weights, state // n_ranks + gathered + activations)  # each loads the whole model first
-    seconds = quote.seconds / n_ranks if quote.device.startswith("cuda") else quote.seconds
-    return replace(
-        quote,
-        peak_memory_bytes=(RANK_BYTES + rank) * (n_ranks // n_hosts),
-        seconds=seconds + START_SECONDS,
-    )
+    step = rehearsal.step / n_ranks if bench.base.device.type == "cuda" else rehearsal.step
+    quote = quote_of(replace(rehearsal, peak_bytes=(RANK_BYTES + rank) * (n_ranks // n_hosts), step=step), bench)
+    return replace(quote, seconds=quote.seconds + START_SECONDS)
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:

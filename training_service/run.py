@@ -3,7 +3,6 @@
 Knows its bench and its files; not the pipe, nor the other runs.
 """
 
-import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from training_service.event import (
     Variant,
 )
 from training_service.history import HISTORY, History
+from training_service.milestones import milestones_of
 from training_service.record import RunRecord, RunState, record_path, save_record
 from training_service.request import Artifact
 from training_service.result import describe, kind_of, provenance_of, publish_result
@@ -41,9 +41,6 @@ from training_service.usage import Meter
 
 CHECKPOINTS_KEPT = 2
 """The newest, and one more for a reader that was just told of it."""
-
-CHECKPOINTS_OF_A_RUN, FEWEST_STEPS = 10, 10
-"""Where the request does not say: every tenth of the run, but not more often than this many steps."""
 
 UNTUNED = (Variant.BASE, Variant.SYSTEM_PROMPT)
 """What is evaluated before the first step and stays as it is."""
@@ -88,9 +85,7 @@ class Run:
         self._kept: list[Artifact] = [record.checkpoint.artifact] if record.checkpoint else []
         self._meter = Meter(bench.base.device, seconds=record.seconds, peak_bytes=record.peak_memory_bytes)
         self._began_at, self._first_step = time.monotonic(), self.step
-        self._checkpoint_every = bench.request.checkpoint_every or max(
-            FEWEST_STEPS, math.ceil(bench.steps.plan.steps / CHECKPOINTS_OF_A_RUN)
-        )
+        self._milestones = milestones_of(bench.request, bench.steps.plan.steps, is_evaluated=bool(self._rows))
         self._steps = iter(bench.steps)
         self._slices = self._work()
 
@@ -270,7 +265,7 @@ class Run:
             verdict = self._verdict()
             if verdict.best_step == self.step and self.step:
                 yield [self._keep_best((yield from self._take_checkpoint()))]
-            elif self.step and self.step % self._checkpoint_every == 0 and self._last_checkpoint() is None:
+            elif self._milestones.is_checkpoint(self.step) and self._last_checkpoint() is None:
                 yield [(yield from self._take_checkpoint())]
             if verdict.is_over or self.step >= self._bench.steps.plan.steps:
                 break
@@ -303,11 +298,8 @@ class Run:
         return report
 
     def _owes_evaluation(self) -> bool:
-        request, step = self.record.request, self.step
-        if not self._rows or any(one.step == step for one in self.record.evaluations):
-            return False
-        every = request.evaluate_every or (self._checkpoint_every if request.early_stopping else None)
-        return step in (0, self._bench.steps.plan.steps) or (every is not None and step % every == 0)
+        is_done = any(one.step == self.step for one in self.record.evaluations)
+        return not is_done and self._milestones.is_evaluation(self.step)
 
     def _evaluate(self) -> Iterator[list[RunEvent]]:
         """Score the held-out rows; those who learn nothing are scored before the first step alone."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from training_service.encodings import Encodings
 from training_service.lora import AdapterHost
 from training_service.model import Base, load_base, resolve_base
 
@@ -44,13 +45,18 @@ class Slot:
 
 
 class Slots:
-    """All bases in memory."""
+    """All bases in memory.
+
+    Attributes:
+        encodings: What was read for them lately.
+    """
 
     def __init__(self, *, models_dir: Path, allow_hub: bool, roots: Sequence[Path], device: torch.device) -> None:
         self._models_dir = models_dir
         self._allow_hub = allow_hub
         self._roots = tuple(roots)
         self._device = device
+        self.encodings = Encodings()
         self._by_hash: dict[tuple[str, torch.dtype], Slot] = {}
         self._by_folder: OrderedDict[tuple[Path, torch.dtype], Slot] = OrderedDict()  # most recently used last
 

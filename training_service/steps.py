@@ -7,14 +7,15 @@ thread count. Knows nothing of adapters, files or other runs.
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import PreTrainedModel
 
-from training_service.batch import Batches, examples_of, micro_batches, n_tokens
+from training_service.batch import Batches, examples_of, micro_batches, n_computed, n_tokens
 from training_service.data import Example, Pair
 from training_service.errors import ArtifactDamaged, ExactnessBroken, NanLoss
 from training_service.event import Metrics
@@ -76,10 +77,12 @@ class Steps:
         self._recompute = Recompute(model) if plan.gradient_checkpointing else None
         self._trained = list(self.parameters.values())
         self._device = self._trained[0].device
-        self._optimizer = torch.optim.AdamW(
-            self._trained, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
-        )
+        self._optimizer = self._new_optimizer(self._trained)
         self.randomness = seeded_randomness(plan.seed + team.rank, self._device)
+
+    def _new_optimizer(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.AdamW:
+        plan = self.plan
+        return torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
 
     def __iter__(self) -> Iterator[Metrics]:
         """Take one step for each ``next``, up to the last of the plan.
@@ -98,6 +101,10 @@ class Steps:
     def largest_rows(self) -> list[Example | Pair]:
         """Return the longest rows that one step may come to hold."""
         return sorted(self._rows, key=n_tokens, reverse=True)[: self.plan.batch_rows]
+
+    def n_computed(self, rows: Sequence[Example | Pair]) -> int:
+        """Return how many tokens go through the model when *rows* are a step, padding counted."""
+        return sum(n_computed(part, packing=self.plan.packing) for part in self._parts(rows))
 
     def check_model(self) -> None:
         """See that the model can be trained as the plan says, by computing with it; nothing is changed.
@@ -132,6 +139,35 @@ class Steps:
         n_read = sum(n_tokens(row) for row in rows)
         self.tokens += n_read
         return Metrics(self.step, loss, rate, n_read / (time.perf_counter() - began_at), norm)
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[Callable[[Sequence[Example | Pair]], None]]:
+        """Give a function that does with some rows all that a step does, but for the weights.
+
+        AdamW's moments are held within the block, as a run holds them, and it works on the gradients in the weights'
+        place. Afterwards gradients and random state are what they were; weights and own moments were never touched.
+        """
+        moments = [
+            {name: one.new_zeros(()) if name == "step" else torch.zeros_like(one) for name in MOMENTS}
+            for one in self._trained
+        ]
+        randomness = swap_randomness(self.randomness, self._device)
+        try:
+            yield partial(self._rehearse, moments)
+        finally:
+            self.drop_gradients()
+            swap_randomness(randomness, self._device)
+
+    def _rehearse(self, moments: Sequence[dict[str, torch.Tensor]], rows: Sequence[Example | Pair]) -> None:
+        self._clip(self._accumulate(rows))
+        stand_ins = [None if one.grad is None else torch.nn.Parameter(one.grad) for one in self._trained]
+        optimizer = self._new_optimizer([one for one in stand_ins if one is not None])
+        for stand_in, kept in zip(stand_ins, moments, strict=True):
+            if stand_in is not None:
+                stand_in.grad = stand_in.data
+                optimizer.state[stand_in] = kept
+        optimizer.step()
+        self.drop_gradients()
 
     def accumulate(self, rows: Sequence[Example | Pair]) -> float:
         """Add the gradient of the mean loss over all trained tokens (or pairs) of *rows* and return that mean."""
@@ -170,19 +206,23 @@ class Steps:
 
     def _settle(self, mean: torch.Tensor) -> tuple[float, float]:
         """Check loss and gradients, clip, and return the loss and the norm before clipping; waits but once."""
-        step, gradients = self.step + 1, [one.grad for one in self._trained if one.grad is not None]
-        if self.step == 0 and len(gradients) < len(self._trained):
-            missing = [name for name, one in self.parameters.items() if one.grad is None]
+        step, missing = self.step + 1, [name for name, one in self.parameters.items() if one.grad is None]
+        if self.step == 0 and missing:
+            n_all = len(self._trained)
             raise ExactnessBroken(
-                f"expected a gradient for all {len(self._trained)} trained tensors, got {len(gradients)}: "
+                f"expected a gradient for all {n_all} trained tensors, got {n_all - len(missing)}: "
                 f"none for {', '.join(missing[:3])}; freeze what takes no part"
             )
-        total = self.team.whole(get_total_norm(gradients))
-        loss, norm = torch.stack((mean, total)).tolist()
+        loss, norm = self._clip(mean)
         if not math.isfinite(loss):
             raise NanLoss(f"step {step}: expected a finite loss, got {loss}; lower the learning rate")
         if not math.isfinite(norm):
             raise NanLoss(f"step {step}: expected a finite gradient, got norm {norm}; lower the rate")
+        return loss, norm
+
+    def _clip(self, mean: torch.Tensor) -> tuple[float, float]:
+        total = self.team.whole(get_total_norm([one.grad for one in self._trained if one.grad is not None]))
+        loss, norm = torch.stack((mean, total)).tolist()
         if self.plan.max_norm:
             clip_grads_with_norm_(self._trained, self.plan.max_norm, total)
         return loss, norm

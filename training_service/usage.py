@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from training_service.quote import peak_bytes, reset_peak
+from training_service.memory import peak_bytes, reset_peak
 
 
 class Meter:

@@ -319,7 +319,7 @@ class Worker:
             self._calls.pop(number, None)
 
     def _arguments(self) -> list[str]:
-        arguments = ["-m", "training_service.child"]
+        arguments = ["-m", "training_service.warm_start"]
         arguments += ["--models", str(self._models_dir), "--state", str(self._state_dir)]
         for root in self._roots:
             arguments += ["--root", str(root)]

@@ -30,7 +30,7 @@ from training_service.event import (
 from training_service.lora import AdapterHost
 from training_service.model import Base, hash_tensors, load_base
 from training_service.plan import Plan
-from training_service.quote import check_memory, measure
+from training_service.quote import check_memory, quote_of, rehearse
 from training_service.request import Lora, TrainingRequest
 from training_service.result import attach_adapter
 from training_service.run import Places
@@ -138,7 +138,7 @@ def test_quote_leaves_everything_as_it_was(new_request: NewRequest, slots: Slots
     weights, randomness = hash_tensors(bench.steps.parameters), torch.get_rng_state()
     own_randomness = bench.steps.randomness["cpu"].clone()
 
-    quote = measure(bench.steps, n_evaluation=10, device=CPU)
+    quote = quote_of(rehearse(bench, tmp_path / "artifacts"), bench)
 
     assert quote.steps == 6
     assert quote.seconds > 0
@@ -158,7 +158,7 @@ def test_quote_leaves_everything_as_it_was(new_request: NewRequest, slots: Slots
 def test_quote_above_the_machines_memory_is_refused(new_request: NewRequest, slots: Slots, tmp_path: Path) -> None:
     bench = Bench(new_request(), slots, (tmp_path,), use="quote")
     bench.activate()
-    quote = measure(bench.steps, n_evaluation=0, device=CPU)
+    quote = quote_of(rehearse(bench, tmp_path / "artifacts"), bench)
     bench.close()
     huge = type(quote)(10**16, 1, quote.steps, quote.seconds, quote.device)
 
