@@ -19,17 +19,16 @@ class Aside(Generic[T]):
     """
 
     def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
         self._seconds = 0.0
         thread = ThreadPoolExecutor(1, thread_name_prefix="aside")
-        self._future: Future[T] = thread.submit(self._do)
+        self._future: Future[T] = thread.submit(self._do, work)
         thread.shutdown(wait=False)
 
-    def _do(self) -> T:
+    def _do(self, work: Callable[[], T]) -> T:
         with _ONE_AT_A_TIME:
             began_at = time.monotonic()
             try:
-                return self._work()
+                return work()
             finally:
                 self._seconds = time.monotonic() - began_at
 

@@ -71,6 +71,7 @@ class Run:
         self._events: EventFiles | None = None
         self._aside: Aside[Artifact] | None = None  # what is being written
         self._checkpointing: Aside[Artifact] | None = None  # the same, where it is a checkpoint
+        self._slices: Generator[list[RunEvent]] | None = None
         try:
             self._resumed_from_step = self._restore()
             self._rows = bench.variants()
@@ -149,6 +150,7 @@ class Run:
         Raises:
             TrainingError: The run cannot go on; its last checkpoint stands.
         """
+        assert self._slices is not None  # from the beginning to the end
         self._bench.activate()
         with self._meter.slice():
             return next(self._slices)
@@ -244,6 +246,8 @@ class Run:
     def close(self) -> None:
         """Give the memory back; nothing may be asked of the run afterwards."""
         self.rest(None)
+        if self._slices is not None:
+            self._slices.close()  # it holds this run: together they would keep the weights until they are collected
         if self._history is not None:
             self._history.close()
         if self._events is not None:
@@ -258,7 +262,7 @@ class Run:
         save_record(self._places.runs, moved)
         self.record = moved
 
-    def _work(self) -> Iterator[list[RunEvent]]:
+    def _work(self) -> Generator[list[RunEvent]]:
         while True:
             if self._owes_evaluation():
                 yield from self._evaluate()

@@ -1,5 +1,6 @@
 """What is quoted is what is done, and nothing is changed by a rehearsal."""
 
+import gc
 import shutil
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 from colors import CPU, NewRequest, color_rows, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import PreTrainedModel
 
 from training_service.artifact import PIECE_BYTES, SyncedFile, WritingPace, rehearse_writing
 from training_service.batch import n_computed
@@ -329,3 +331,29 @@ def test_the_newest_datasets_are_kept_up_to_a_number_and_a_size() -> None:
 
     assert kept == list(range(1, MOST_KEPT + 1))
     assert not any(key in encodings for key in (*kept, "large", "too large"))
+
+
+def n_models() -> int:
+    return sum(issubclass(type(one), PreTrainedModel) for one in gc.get_objects())
+
+
+@pytest.mark.slow
+def test_weights_of_a_quote_and_of_a_run_are_given_back_at_once(
+    new_request: NewRequest, slots: Slots, places: Places
+) -> None:
+    """What waits for a collection would be held beside the next run's weights, and is in nobody's quote."""
+    desk, request = Desk(slots, places, device=CPU, report=lambda _: None), new_request(method="full")
+    gc.collect()
+    gc.disable()
+    try:
+        before = n_models()
+        assert isinstance(desk.prepare(request, None), Prepared)
+        quoted = n_models()
+        desk.runs.start(request.task_id)
+        while not desk.is_idle:
+            desk.work()
+        trained = n_models()
+    finally:
+        gc.enable()
+
+    assert (quoted, trained) == (before, before)
