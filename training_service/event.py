@@ -79,7 +79,7 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a run will need, measured by one dry step.
+    """What a run will need, measured by rehearsing what it does.
 
     *disk_bytes* is what its checkpoints and its result take at most at a time.
     """

@@ -1,4 +1,4 @@
-"""What a run over several ranks will need, reckoned from the dry step that one process takes at the whole step.
+"""What a run over several ranks will need, reckoned from what one process rehearses of the whole step.
 
 The ranks of one host share its cores, so a step takes as long as in one process; each accelerator brings speed of its
 own. Memory is the sum over the ranks of this host.

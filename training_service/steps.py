@@ -169,11 +169,8 @@ class Steps:
         optimizer.step()
         self.drop_gradients()
 
-    def accumulate(self, rows: Sequence[Example | Pair]) -> float:
-        """Add the gradient of the mean loss over all trained tokens (or pairs) of *rows* and return that mean."""
-        return self._accumulate(rows).item()
-
     def _accumulate(self, rows: Sequence[Example | Pair]) -> torch.Tensor:
+        """Add the gradient of the mean loss over all trained tokens (or pairs) of *rows* and return that mean."""
         if not self._model.training:
             self._model.train()
         plan = self.plan
@@ -201,7 +198,7 @@ class Steps:
             return self.team.compute(self._model, pair_losses, self._reference, batch, **named).sum()
 
     def drop_gradients(self) -> None:
-        """Forget what ``accumulate`` added."""
+        """Forget what the rows so far have added."""
         self._optimizer.zero_grad(set_to_none=True)
 
     def _settle(self, mean: torch.Tensor) -> tuple[float, float]:

@@ -151,7 +151,7 @@ class Worker:
             body = request.model_dump(mode="json")
             reports = await self._call({"command": "prepare", "request": body, "conversation_id": conversation_id})
         except Lost as error:
-            return Refused(request.task_id, "no-memory", f"{error}; the dry step may have needed too much memory")
+            return Refused(request.task_id, "no-memory", f"{error}; the rehearsed step may have needed too much memory")
         except TrainingError as error:
             return refusal(request.task_id, error)
         (report,) = reports
