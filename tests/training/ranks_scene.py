@@ -1,7 +1,6 @@
 """A desk whose ranks are real processes, and what the tests of ranks read of them."""
 
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -95,12 +94,6 @@ def new_scene(
         Places(state / "runs", state / "artifacts", Registry(state / "adapters"), roots),
         Slots(models_dir=models_dir, allow_hub=False, roots=roots, device=CPU),
     )
-
-
-def blocks(language: str) -> list[str]:
-    """Return what docs/training.md shows of several processes."""
-    section = (ROOT / "docs" / "training.md").read_text().partition("## Over several processes")[2]
-    return re.findall(rf"```{language}\n(.*?)```", re.split(r"^## ", section, flags=re.MULTILINE)[0], re.DOTALL)
 
 
 def losses(reports: list[Report]) -> list[float]:

@@ -11,7 +11,8 @@ from uuid import uuid5
 import pytest
 import yaml
 from colors import CPU, SPACE, color_rows, write_rows
-from ranks_scene import LIMIT, ROOT, Scene, blocks, new_scene, wait_until_gone
+from ranks_scene import LIMIT, ROOT, Scene, new_scene, wait_until_gone
+from training_page import blocks
 
 from bus.fleet.file import load_fleet
 from training_service.agent import new_worker
@@ -32,6 +33,8 @@ from training_service.request import Artifact, load_training
 from training_service.worker import Worker
 
 pytestmark = pytest.mark.timeout(450)  # several starts of PyTorch, on machines that do other things too
+
+SECTION = "Over several processes"
 
 
 # -- ranks that fail ------------------------------------------------------------------------------------
@@ -156,7 +159,7 @@ def test_broken_connection_between_ranks_is_told_from_other_faults() -> None:
 
 
 def test_order_that_the_docs_show_can_be_read_and_carried_out_here() -> None:
-    order, _ = blocks("yaml")
+    order, _ = blocks(SECTION, "yaml")
     request = load_training(yaml.safe_load(order), folder=ROOT / "specs", task_id=str(uuid5(SPACE, "docs")))
 
     Hosting((), 2).check(request, n_devices=2)
@@ -165,7 +168,7 @@ def test_order_that_the_docs_show_can_be_read_and_carried_out_here() -> None:
 
 
 def test_settings_that_the_docs_show_reach_the_child(tmp_path: Path) -> None:
-    (tmp_path / "hosts.fleet.yaml").write_text(blocks("yaml")[1])
+    (tmp_path / "hosts.fleet.yaml").write_text(blocks(SECTION, "yaml")[1])
     (trainer,) = load_fleet(tmp_path / "hosts.fleet.yaml", root=tmp_path).agents
     worker = new_worker(dict(trainer.settings))
 

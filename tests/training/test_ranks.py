@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks_scene import LIMIT, ORDER, Scene, blocks, listening, losses, new_scene, trained, wait_until_gone, weights
+from ranks_scene import LIMIT, ORDER, Scene, listening, losses, new_scene, trained, wait_until_gone, weights
+from training_page import blocks
 
 from training_service.bench import Bench
 from training_service.checkpoint import STATE, restore_checkpoint
@@ -29,6 +30,8 @@ from training_service.tensors import read_tensors
 
 pytestmark = pytest.mark.timeout(450)  # several starts of PyTorch, on machines that do other things too
 EVERY_WAY = {"packing": True, "gradient_checkpointing": True, "dtype": "bfloat16"}
+
+SECTION = "Over several processes"
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, tiny: Path
     )
     request = made.order("hosts", sharding="fsdp")
     made.prepare(request)
-    (command,) = blocks("sh")
+    (command,) = blocks(SECTION, "sh")
     for shown, real in (
         ("python ", f"{sys.executable} "),
         ("10.0.0.1", "127.0.0.1"),
