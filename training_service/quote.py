@@ -35,8 +35,9 @@ DISK_COPIES = 3 * (MOMENT_COPIES + 1) + 1
 STEPS_SEEN = 256
 """From so many steps of the plan it is read how large a step is on average."""
 
-ENOUGH_SECONDS, MOST_REHEARSED = 0.5, 7
-"""Steps of average size are rehearsed, one at least, until they took so many seconds together or were so many."""
+ENOUGH_SECONDS, MOST_REHEARSED = 0.8, 7
+"""Steps of average size are rehearsed, one at least, until they and the largest took so many seconds together or they
+were so many."""
 
 HASHED_NUMBERS = 2**20
 """Of a base, to find out how long all of it takes."""
@@ -124,11 +125,14 @@ def _step_seconds(steps: Steps, take: Callable[[Rows], float]) -> float:
     seen = [steps.rows_of(step) for step in range(min(steps.plan.steps, STEPS_SEEN))]
     sizes, largest = [steps.n_computed(rows) for rows in seen], steps.largest_rows()
     average, most = mean(sizes), steps.n_computed(largest)
-    first = take(largest) * average / most
+    took = take(largest)
+    first = took * average / most
     found: list[float] = []
     for step in sorted(range(len(seen)), key=lambda step: abs(sizes[step] - average))[:MOST_REHEARSED]:
-        found.append(take(seen[step]) * average / sizes[step])
-        if sum(found) > ENOUGH_SECONDS:
+        seconds = take(seen[step])
+        found.append(seconds * average / sizes[step])
+        took += seconds
+        if took > ENOUGH_SECONDS:
             break
     return median(found) if len(found) > 1 else min(first, *found)  # what is cold or disturbed is only ever slower
 
