@@ -9,7 +9,7 @@ JOBS ?= 1
 HOT := $(wildcard bus/ids.py bus/spec/*.py bus/wire/*.py bus/broker/*.py bus/sdk/*.py)
 COMPILED := .venv/.compiled
 
-.PHONY: demo test check lint compile pure test-pure bench bench-specs bench-training prove fuzz-specs data docs clean
+.PHONY: demo test check lint compile pure test-pure bench bench-specs bench-training bench-texts prove fuzz-specs data docs clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; PyTorch for the CPU is the largest part)"
@@ -54,6 +54,9 @@ bench-specs: $(READY)  ## measure reading and checking of protocols, and the mon
 
 bench-training: $(READY)  ## measure training beside TRL and a plain loop; ARGS='--quick --only step'
 	@$(BIN)/python bench/training.py $(ARGS)
+
+bench-texts: $(READY)  ## measure texts of several adapters together and one after another
+	@$(BIN)/python bench/texts.py $(ARGS)
 
 fuzz-specs: $(READY)  ## drive palaver check with texts that nobody means, new ones each time; EXAMPLES=n of each kind
 	@PALAVER_FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest tests/spec/test_hostile_text.py -o timeout=0 $(ARGS)
