@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -272,11 +271,6 @@ def listing(items: list[Json], *, limit: int, after: str | None) -> Json:
     first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
     more = start + limit < len(items)
     return {"object": "list", "data": page, "has_more": more, "first_id": first, "last_id": last}
-
-
-def is_number(value: object) -> bool:
-    """Return whether *value* is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _short(text: str) -> str:
