@@ -121,7 +121,7 @@ def memory_of(pid: int) -> int:
 def test_a_run_that_gets_no_memory_fails_alone(
     models_dir: Path, tmp_path: Path, new_request: NewRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(1 << 20))  # what is freed goes back: the next step asks anew
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(1 << 16))  # what is freed goes back: the next step asks anew
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # and there is no other heap to ask
     small = {"lora": {"rank": 1}, "max_steps": 20, "checkpoint_every": 5}
     path = tmp_path / "long.jsonl"
