@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-from training import Figures, carry_out, make_base, order, service, write_data  # puts the project on the path
+from training import Figures, carry_out, make_base, order, service, show, write_data  # puts the project on the path
 
 from training_service.event import Generated, GenerateRequest
 from training_service.worker import Worker
@@ -76,12 +75,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(measure(Path(folder), arguments.rounds))
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for key, value in found.items():
-        wanted = f"   wanted: at most {WANTED[key]}" if key in WANTED else ""
-        print(f"{key:28} {value:8.2f}{wanted}")
+    show(found, WANTED, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 Every side is a process of its own (``training_side.py``), one after the other. What each figure should be stands
 in ``WANTED``. The four runs take so many steps that TRL needs about as long as where the wish of 0.45 and 0.65 comes
 from (20 and 52 s): much of the time of such a run is the start of its process. ``lora4_…long_…`` is the same with more
-steps. Ours and theirs are run in turns, ``--rounds`` times; the middle ratio counts.
+steps. Ours and theirs are run in turns, ``--rounds`` times (the long ones once); the middle ratio counts.
 """
 
 from __future__ import annotations
@@ -222,8 +222,12 @@ def measure(folder: Path, only: list[str], *, quick: bool, rounds: int) -> Figur
     n_steps = 20 if quick else 60
     for name, (shape, n_each) in FOUR.items():
         keys = {f"{name}_{key}" for key in ("time_ratio", "memory_ratio", "ours_s", "trl_s")}
-        if wanted(*keys) and not (quick and name.endswith("_long")):
-            found |= {f"{name}_{key}": value for key, value in compare_four(folder, shape, n_each, rounds).items()}
+        is_long = name.endswith("_long")
+        if wanted(*keys) and not (quick and is_long):
+            found |= {
+                f"{name}_{key}": value
+                for key, value in compare_four(folder, shape, n_each, 1 if is_long else rounds).items()
+            }
     if wanted("step_ratio"):
         found |= side("step", "--base", make_base(folder / "models", SMALL), "--steps", n_steps)
     if wanted("first_step_s"):
@@ -241,23 +245,28 @@ def measure(folder: Path, only: list[str], *, quick: bool, rounds: int) -> Figur
     return found
 
 
+def show(found: Figures, wanted: Figures, *, as_json: bool) -> None:
+    """Print figures, and what each should be at most."""
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for name, value in found.items():
+        limit = f"  (wanted: at most {wanted[name]})" if name in wanted else ""
+        print(f"{name:<28} {value:10.3f}{limit}")
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="fewer steps")
-    parser.add_argument("--rounds", type=int, default=1, help="of the comparisons with four processes")
+    parser.add_argument("--rounds", type=int, default=3, help="of the comparisons with four processes")
     parser.add_argument("--only", action="append", default=[], metavar="KEY", help="figures whose key begins so")
     given = parser.parse_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))  # the figures alone go out
     with tempfile.TemporaryDirectory(prefix="palaver-bench-") as folder:
         found = measure(Path(folder), given.only, quick=given.quick, rounds=given.rounds)
-    if given.json:
-        print(json.dumps(found, indent=1))
-        return
-    for name, value in found.items():
-        limit = f"  (wanted: at most {WANTED[name]})" if name in WANTED else ""
-        print(f"{name:<26} {value:10.3f}{limit}")
+    show(found, WANTED, as_json=given.json)
 
 
 if __name__ == "__main__":

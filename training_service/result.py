@@ -1,7 +1,8 @@
 """What a run leaves: an adapter or a full model, as an artifact that PEFT and transformers load as it is."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -73,27 +74,33 @@ def _plain(record: RunRecord) -> dict[str, object]:
     return record.request.model_dump(mode="json", exclude={"owner_key"})
 
 
-def publish_result(artifacts: Path, bench: Bench, *, card: str) -> Artifact:
-    """Put what *bench* has trained on disk, with its model *card*, and return where.
+def publish_result(artifacts: Path, bench: Bench, *, card: str) -> Callable[[], Artifact]:
+    """Return what puts that which *bench* has trained on disk, with its model *card*, and returns where.
 
-    Raises:
-        DiskFull: There is no room.
-        ExactnessBroken: A LoRA run changed its base, or the file is not what was trained. Nothing is published.
+    It may be called in another thread, while other adapters come to the base and go: what is the run's own is
+    gathered before. It raises:
+
+    - ``DiskFull``: There is no room.
+    - ``ExactnessBroken``: A LoRA run changed its base, or the file is not what was trained. Nothing is published.
     """
     if bench.slot is None:
-        return publish(artifacts, MODEL_TYPE, lambda folder: write_model(folder, bench.base, card))
-    if not bench.base.is_unchanged:
-        raise ExactnessBroken(f"expected base {bench.base.name!r} to stay as it was, its weights have changed")
-    host, name = bench.slot.host, bench.name
-    return publish(artifacts, ADAPTER_TYPE, lambda folder: _write_adapter(folder, host, name, card))
+        return partial(publish, artifacts, MODEL_TYPE, lambda folder: write_model(folder, bench.base, card))
+    base, host = bench.base, bench.slot.host
+    own, config = host.parameters(bench.name), host.config(bench.name)
+
+    def work() -> Artifact:
+        if not base.is_unchanged:
+            raise ExactnessBroken(f"expected base {base.name!r} to stay as it was, its weights have changed")
+        return publish(artifacts, ADAPTER_TYPE, lambda folder: _write_adapter(folder, own, config, card))
+
+    return work
 
 
-def _write_adapter(folder: Path, host: AdapterHost, name: str, card: str) -> None:
+def _write_adapter(folder: Path, own: Mapping[str, torch.Tensor], config: Mapping[str, object], card: str) -> None:
     _write_card(folder, card)
-    own = host.parameters(name)
     write_tensors(folder / ADAPTER_WEIGHTS, own, metadata={"format": "pt"})
     with synced_file(folder / ADAPTER_CONFIG) as file:
-        file.write(canonical_json(host.config(name)))
+        file.write(canonical_json(config))
     written = read_tensors(folder / ADAPTER_WEIGHTS)
     if written.keys() != own.keys() or not all(torch.equal(written[key], own[key].cpu()) for key in own):
         raise ExactnessBroken("expected the adapter's file to hold exactly its own tensors, got others")

@@ -364,10 +364,10 @@ class Run:
 
     def _publish(self, card: str) -> Generator[list[RunEvent], None, Artifact]:
         """Put the result on disk, beside the steps of others."""
-        work = partial(publish_result, self._places.artifacts, self._bench, card=card)
-        if self._works_beside:
+        with self._bench.whole():
+            work = publish_result(self._places.artifacts, self._bench, card=card)
+            if not self._works_beside:
+                return work()
             aside = Aside(work)
             yield from self._await(aside)
             return aside.result()
-        with self._bench.whole():
-            return work()

@@ -1,4 +1,4 @@
-"""What a killed child has left: work that was never sealed, and checkpoints that no record knows. Loads no torch.
+"""What a killed child has left: work that was never sealed, and what passes and no record knows. Loads no torch.
 
 One child owns a state folder at a time; what it finds there when it starts belongs to nobody else, but for what a
 merge is about to seal.
@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from training_service.artifact import CHECKPOINT_TYPE, MANIFEST, WORK_PREFIX
+from training_service.artifact import CHECKPOINT_TYPE, MANIFEST, REHEARSAL_TYPE, WORK_PREFIX
 from training_service.record import RunRecord, all_records
 from training_service.request import Artifact
 
 LOCK = ".child.lock"
+PASSING = (CHECKPOINT_TYPE, REHEARSAL_TYPE)
+"""Artifacts that are there for a time only: results stay."""
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def owned(state: Path) -> Iterator[None]:
 
 
 def sweep(artifacts: Path, runs: Path) -> int:
-    """Remove unsealed work and checkpoints that no record names, and return how many there were.
+    """Remove unsealed work, and checkpoints and rehearsals that no record names, and return how many there were.
 
     Results and adapters stay whoever names them. While a merge writes beside it, everything stays until another time.
     """
@@ -55,7 +57,7 @@ def _sweep(artifacts: Path, runs: Path) -> int:
     known = {artifact.sha256 for record in all_records(runs) for artifact in _named(record)}
     n_removed = 0
     for folder in artifacts.iterdir():
-        if folder.name.startswith(WORK_PREFIX) or (folder.name not in known and _is_checkpoint(folder)):
+        if folder.name.startswith(WORK_PREFIX) or (folder.name not in known and _is_passing(folder)):
             with suppress(FileNotFoundError):
                 (folder / MANIFEST).unlink()  # first, so that a half removed one does not exist
             shutil.rmtree(folder, ignore_errors=True)
@@ -72,12 +74,12 @@ def _named(record: RunRecord) -> Iterator[Artifact]:
         yield last
 
 
-def _is_checkpoint(folder: Path) -> bool:
-    """Return whether *folder* is a checkpoint, or what is left of an artifact whose manifest is gone."""
+def _is_passing(folder: Path) -> bool:
+    """Return whether *folder* is there for a time only, or what is left of an artifact whose manifest is gone."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         return True
     except (OSError, ValueError):
         return False
-    return isinstance(manifest, dict) and manifest.get("media_type") == CHECKPOINT_TYPE
+    return isinstance(manifest, dict) and manifest.get("media_type") in PASSING

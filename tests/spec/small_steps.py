@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import assert_never
 
 from bus.spec.syntax import Block, Break, Choice, Continue, End, Loop, Mark, Parallel, Scope, Send, Spec
 
@@ -106,7 +107,7 @@ def _moves(left: tuple, via: frozenset[Mark]) -> Iterator[Move]:
         case End():
             yield Move(f"the bus: {first.outcome}.end", OVER, via=via)
         case _:
-            raise NotImplementedError(type(first).__name__)
+            assert_never(first)
 
 
 def _said(send: Send, rest: tuple, via: frozenset[Mark]) -> Iterator[Move]:

@@ -16,6 +16,7 @@ from typing import Any
 import openai
 import pytest
 from openai import OpenAI
+from watchfiles import watch
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -65,13 +66,13 @@ class Town:
         """Return OpenAI's client of the face."""
         return OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=key, max_retries=0, timeout=PATIENCE)
 
-    @staticmethod
-    def wait(is_done: Any) -> None:
-        """Look again and again until *is_done*; another process has no better way to tell."""
+    def wait(self, is_done: Any) -> None:
+        """Look again whenever a file of the town has changed, until *is_done*."""
         end = time.monotonic() + PATIENCE
-        while not is_done():
+        for _ in watch(self.folder, debounce=200, rust_timeout=200, yield_on_timeout=True):
+            if is_done():
+                return
             assert time.monotonic() < end, "expected an end, the time has passed"
-            time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import gc
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,7 +238,6 @@ def group(folder: Path, facts: dict[str, object], stat: str) -> Path:
     return folder
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
 @pytest.mark.parametrize("inner", ["memory.max", "memory.limit_in_bytes", None])
 def test_free_memory_is_what_the_narrowest_control_group_leaves(inner: str | None, tmp_path: Path) -> None:
     # MB: the outer group leaves 300, of which 100 are files that can be dropped; the inner one 150, or has no limit.

@@ -15,6 +15,7 @@ from bus.sdk.opened import OpenConversation
 from bus.testing import MemoryBus
 from training_service import agent as program
 from training_service.agent import generation, training
+from training_service.event import Canceled
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
@@ -198,18 +199,13 @@ async def test_a_run_whose_conversation_is_canceled_is_stopped(settings: dict[st
         running = await bus.start(program.agent, settings=settings)
         async with bus.client() as client, client.open(training) as conversation:
             await delegate(conversation, order(tmp_path, max_steps=5000), until="Checkpoint")
-            await client.cancel(conversation.id)
-            await conversation.wait_ended()
-        states = await stopped_states()
+            (run,) = program.service.worker.runs()
+            with program.service.worker.listen(run.task_id) as reports:
+                await client.cancel(conversation.id)
+                await conversation.wait_ended()
+                while not isinstance(await reports.get(), Canceled):
+                    pass
+        states = [one.state for one in program.service.worker.runs()]
         await running.stop()
 
     assert states == ["canceled"]
-
-
-async def stopped_states() -> list[str]:
-    """Return the states of all runs once none is under way; a run stops at the end of its step."""
-    while True:
-        states = [run.state for run in program.service.worker.runs()]
-        if "running" not in states:
-            return states
-        await asyncio.sleep(0.05)

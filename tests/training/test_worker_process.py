@@ -275,7 +275,7 @@ def test_child_ends_with_the_service(models_dir: Path, tmp_path: Path) -> None:
         "async def main():\n"
         f"    worker = Worker(models_dir=Path({str(models_dir)!r}), state_dir=Path({str(tmp_path)!r}))\n"
         "    await worker.start()\n"
-        "    while worker.child_pid is None: await asyncio.sleep(0)\n"
+        "    await worker._child.connected()\n"
         "    print(worker.child_pid, file=sys.stderr, flush=True)\n"
         "    sys.stdin.readline()\n"
         "    os._exit(9)\n"
