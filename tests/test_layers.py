@@ -1,6 +1,7 @@
 """Holds the layer table of docs/design.md: imports go down, never up or sideways, and there are no cycles."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,14 @@ def test_torch_is_loaded_by_the_child_process_only() -> None:
         frontier |= {module for module in imports(name) if module in MODULES} - reachable
 
     assert not users & reachable
+
+
+def test_the_map_of_the_training_service_names_every_module_once() -> None:
+    text = ast.get_docstring(ast.parse(MODULES["training_service"].read_text())) or ""
+    named = re.findall(r"\w+", " ".join(re.findall(r"(?<=: )[\w, ]+", text.partition("\n\n")[2])))
+    there = [name.removeprefix("training_service.") for name in MODULES if name.startswith("training_service.")]
+
+    assert sorted(named) == sorted(there)
 
 
 def test_there_are_no_import_cycles() -> None:
