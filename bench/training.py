@@ -158,6 +158,7 @@ def _compare_once(folder: Path, base: Path, data: Path, n_steps: int) -> Figures
         rows = data.with_suffix(".trl.jsonl")
         side("trl", "--base", base, "--data", rows, "--rank", rank, "--steps", n_steps, "--rows", 8)
     theirs = time.perf_counter() - began_at
+    print(f"four runs of {n_steps} steps: {ours:.1f} s, TRL {theirs:.1f} s: {ours / theirs:.3f}", file=sys.stderr)
     return {"ours_s": ours, "trl_s": theirs, "time_ratio": ours / theirs, "memory_ratio": four_peak / one_peak}
 
 

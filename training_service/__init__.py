@@ -10,7 +10,7 @@ Where what is, from the bus down to the numbers:
 - quotes: quote, rank_quote, memory
 - data: row, encoder, data, encodings, audit, variant
 - steps: steps, plan, batch, packing, loss, preference, recompute, evaluate
-- models: model, lora, tiny
+- models: model, lora, fused, tiny
 - texts: texts, text_batch, text, choice, key_values
 - what is written: artifact, tensors, checkpoint, result, card, adapters, merge, aside
 - several processes: team, group, rank, ranks

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from training_service.errors import ArtifactDamaged, RequestInvalid
+from training_service.fused import Fused
 from training_service.model import Base, check_masters, frozen_names
 from training_service.request import Lora
 
@@ -87,6 +88,7 @@ class AdapterHost:
         modules = self.base.model.named_modules()
         self._layers = [(path, module) for path, module in modules if isinstance(module, LoraLayer)]
         self._measure_lengths(name)
+        self._fuse(name)
         self.base.model.train(self.base.model.training)  # what is new is as the rest: its flag speaks for all
         self.activate(None)
         self._free_adapters()
@@ -124,6 +126,12 @@ class AdapterHost:
             with torch.no_grad():
                 length = ours.get_weight_norm(weight, change, layer.scaling[name])
                 ours.weight = torch.nn.Parameter(length)
+
+    def _fuse(self, name: str) -> None:
+        """Let a plain adapter be computed by ``Fused``; one of another kind keeps PEFT's own way."""
+        for _, layer in self._layers:
+            if name in layer.lora_A:
+                layer.lora_variant.setdefault(name, Fused())
 
     def parameters(self, name: str) -> dict[str, torch.nn.Parameter]:
         """Return the parameters of adapter *name*, named as in its file."""
@@ -208,6 +216,9 @@ class AdapterHost:
             RequestInvalid: The sum holds numbers that are not finite. The weights are as before.
         """
         assert self._peft is not None
+        for _, layer in self._layers:
+            if isinstance(layer.lora_variant.get(name), Fused):  # it computes, PEFT merges
+                del layer.lora_variant[name]
         try:
             self._peft.merge_and_unload(safe_merge=True, adapter_names=[name])
         except ValueError as error:

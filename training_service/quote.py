@@ -35,9 +35,10 @@ DISK_COPIES = 3 * (MOMENT_COPIES + 1) + 1
 STEPS_SEEN = 256
 """From so many steps of the plan it is read how large a step is on average."""
 
-ENOUGH_SECONDS, MOST_REHEARSED = 0.8, 7
-"""Steps of average size are rehearsed, one at least, until they and the largest took so many seconds together or they
-were so many."""
+ENOUGH_SECONDS, WARM_SECONDS, MOST_REHEARSED = 0.8, 0.4, 7
+"""Steps of average size are rehearsed until they and the largest took so many seconds together or they were so many:
+one at least where nothing was computed before, for the first step of a base is slower; where its slot is warm none
+need be, and the second number counts."""
 
 HASHED_NUMBERS = 2**20
 """Of a base, to find out how long all of it takes."""
@@ -81,9 +82,11 @@ def rehearse(bench: Bench, artifacts: Path) -> Rehearsal:
     milestones = milestones_of(bench.request, steps.plan.steps, is_evaluated=bool(variants))
     reset_peak(device)
     with steps.rehearsal() as take:
-        step = _step_seconds(steps, _timed(take, device))
+        step = _step_seconds(steps, _timed(take, device), is_warm=bench.slot is not None and bench.slot.is_warm)
         scoring = _scoring_seconds(bench, variants, n_tuned=milestones.n_evaluations)
         peak = peak_bytes(device)
+    if bench.slot is not None:
+        bench.slot.is_warm = True
     return Rehearsal(
         peak, step, scoring + _writing_seconds(bench, artifacts, n_checkpoints=milestones.most_checkpoints)
     )
@@ -120,7 +123,7 @@ def check_memory(quote: Quote, device: torch.device) -> None:
         )
 
 
-def _step_seconds(steps: Steps, take: Callable[[Rows], float]) -> float:
+def _step_seconds(steps: Steps, take: Callable[[Rows], float], *, is_warm: bool) -> float:
     """Rehearse the largest step there may be, then steps of average size; return the seconds of one of those."""
     seen = [steps.rows_of(step) for step in range(min(steps.plan.steps, STEPS_SEEN))]
     sizes, largest = [steps.n_computed(rows) for rows in seen], steps.largest_rows()
@@ -129,12 +132,12 @@ def _step_seconds(steps: Steps, take: Callable[[Rows], float]) -> float:
     first = took * average / most
     found: list[float] = []
     for step in sorted(range(len(seen)), key=lambda step: abs(sizes[step] - average))[:MOST_REHEARSED]:
+        if took > (WARM_SECONDS if is_warm else ENOUGH_SECONDS) and (found or is_warm):
+            break
         seconds = take(seen[step])
         found.append(seconds * average / sizes[step])
         took += seconds
-        if took > ENOUGH_SECONDS:
-            break
-    return median(found) if len(found) > 1 else min(first, *found)  # what is cold or disturbed is only ever slower
+    return median(found) if len(found) > 1 else min([first, *found])  # what is cold or disturbed is only ever slower
 
 
 def _timed(take: Callable[[Rows], None], device: torch.device) -> Callable[[Rows], float]:

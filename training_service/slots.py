@@ -29,12 +29,14 @@ class Slot:
     Attributes:
         users: Names of the runs and texts on it.
         served: Internal names of the adapters that are kept for texts, the most recently used last.
+        is_warm: Whether a step was computed on it.
     """
 
     base: Base
     host: AdapterHost
     users: set[str] = field(default_factory=set)
     served: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    is_warm: bool = False
 
     def make_room(self, in_use: set[str]) -> None:
         """Detach served adapters that nobody uses until one more may be kept."""
