@@ -9,7 +9,7 @@ Where what is, from the bus down to the numbers:
 - runs: roster, turns, run, bench, milestones, stopping, usage, record, history, scalars
 - quotes: quote, rank_quote, memory
 - data: row, encoder, data, encodings, audit, variant
-- steps: steps, plan, batch, packing, loss, preference, recompute, evaluate
+- steps: steps, plan, batch, packing, by_row, loss, preference, recompute, evaluate
 - models: model, lora, fused, tiny
 - texts: texts, text_batch, text, choice, key_values
 - what is written: artifact, tensors, checkpoint, result, card, adapters, merge, aside

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from training_service.by_row import by_row
 from training_service.data import Example
 from training_service.errors import RequestInvalid
 
@@ -31,14 +32,14 @@ HEAD_TOLERANCE = 2e-2
 class Batch:
     """Rows as one tensor; ``trained[b, t]`` says that the token at t + 1 is a target.
 
-    Either every line is one row, padded on the right, and *attention* says where; or lines hold several rows one
-    behind the other, and *positions* begin anew with each.
+    Either every line is one row, padded on the right, and *attention* says where; or the only line holds all rows, one
+    behind the other, and *lengths* says where each ends.
     """
 
     tokens: torch.Tensor  # (B, T) int64
     attention: torch.Tensor | None  # (B, T) int64, 0 where padded
     trained: torch.Tensor  # (B, T - 1) bool
-    positions: torch.Tensor | None = None  # (B, T) int64
+    lengths: tuple[int, ...] | None = None
 
     @property
     def targets(self) -> torch.Tensor:
@@ -100,10 +101,13 @@ def check_head(model: PreTrainedModel, row: Example) -> None:
 
 def _wanted(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the last hidden states where a token is trained, (N, D), and those N tokens."""
-    where = {} if batch.positions is None else {"position_ids": batch.positions}
-    hidden = model.get_decoder()(  # (B, T, D)
-        input_ids=batch.tokens, attention_mask=batch.attention, use_cache=False, **where
-    ).last_hidden_state
+    decoder, named = model.get_decoder(), {"input_ids": batch.tokens, "use_cache": False}
+    if batch.lengths is None:
+        hidden = decoder(attention_mask=batch.attention, **named).last_hidden_state  # (B, T, D)
+    else:
+        positions = torch.cat([torch.arange(length, device=batch.tokens.device) for length in batch.lengths])
+        with by_row(model):
+            hidden = decoder(position_ids=positions[None], row_lengths=batch.lengths, **named).last_hidden_state
     return hidden[:, :-1][batch.trained], batch.targets
 
 

@@ -1,8 +1,6 @@
-"""Rows one behind the other instead of padded, without any of them seeing another.
+"""Rows one behind the other instead of padded, without any of them seeing another (``by_row``).
 
-Positions begin anew with each row; from that transformers makes masks that keep the rows apart (its
-``find_packed_sequence_indices``), in full and in sliding-window layers. Whether a model does is measured, not
-guessed from its name.
+Positions begin anew with each row. Whether a model keeps the rows apart is measured, not guessed from its name.
 """
 
 from collections.abc import Sequence
@@ -20,55 +18,23 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 that saw each other 0.15 and more (Gemma 3, Llama), but for untrained weights as little as 1e-3 (Bloom), 4e-5 (LFM2):
 so that a row sees no other is checked by itself, to the bit."""
 
-ROWS_CHECKED, TOKENS_CHECKED = 4, 64
-"""What is tried of the data: rows, and tokens of each."""
+ROWS_CHECKED, TOKENS_CHECKED, BEYOND = 4, 64, 16
+"""What is tried of the data: so many rows, so many tokens of each, and of the longest more than a sliding window."""
 
 
-def put_together(
-    rows: Sequence[Example], *, packing: bool, pad_id: int, device: torch.device
-) -> tuple[Batch, list[int]]:
-    """Return *rows* as one batch, packed or padded, and in which order they stand in it."""
-    if not packing:
-        return collate(rows, pad_id=pad_id, device=device), list(range(len(rows)))
-    lines = fill_lines(rows)
-    batch = collate_lines([[rows[index] for index in line] for line in lines], pad_id=pad_id, device=device)
-    return batch, [index for line in lines for index in line]
+def put_together(rows: Sequence[Example], *, packing: bool, pad_id: int, device: torch.device) -> Batch:
+    """Return *rows* as one batch, packed or padded."""
+    return line_up(rows, device=device) if packing else collate(rows, pad_id=pad_id, device=device)
 
 
-def fill_lines(rows: Sequence[Example]) -> list[list[int]]:
-    """Return which rows stand in each line: lines as long as the longest row, filled longest first.
-
-    One line for all would be without any padding, but attention costs the square of a line.
-    """
-    width = max(len(row.tokens) for row in rows)
-    lines: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens)):
-        length = len(rows[index].tokens)
-        at = next((at for at, free in enumerate(room) if free >= length), None)
-        if at is None:
-            lines.append([index])
-            room.append(width - length)
-        else:
-            lines[at].append(index)
-            room[at] -= length
-    return lines
-
-
-def collate_lines(lines: Sequence[Sequence[Example]], *, pad_id: int, device: torch.device) -> Batch:
-    """Return *lines* as one batch; what a line lacks at its end is filled with rows of one masked token."""
-    width = max(sum(len(row.tokens) for row in line) for line in lines)
-    tokens, trained, positions = [], [], []
-    for line in lines:
-        n_short = width - sum(len(row.tokens) for row in line)
-        tokens.append([token for row in line for token in row.tokens] + [pad_id] * n_short)
-        trained.append([flag for row in line for flag in row.trained][1:] + [False] * n_short)
-        positions.append([at for row in line for at in range(len(row.tokens))] + [0] * n_short)
+def line_up(rows: Sequence[Example], *, device: torch.device) -> Batch:
+    """Return *rows* as one line, each behind the one before; the first token of a row is nobody's target."""
+    trained = [flag for row in rows for flag in (False, *row.trained[1:])]
     return Batch(
-        tokens=torch.tensor(tokens, device=device),
+        tokens=torch.tensor([[token for row in rows for token in row.tokens]], device=device),
         attention=None,
-        trained=torch.tensor(trained, device=device),
-        positions=torch.tensor(positions, device=device),
+        trained=torch.tensor([trained[1:]], dtype=torch.bool, device=device),
+        lengths=tuple(len(row.tokens) for row in rows),
     )
 
 
@@ -76,12 +42,15 @@ def check_packing(model: PreTrainedModel, rows: Sequence[Example], *, pad_id: in
     """See that *model* keeps packed rows apart.
 
     When the first row of a line says something else, the losses of the others stay the same to the bit; and each
-    is the one it has in a padded batch.
+    is the one it has in a padded batch. The longest of *rows* is tried beyond the model's sliding window.
 
     Raises:
         RequestInvalid: It does not.
     """
-    starts = [row.tokens[:TOKENS_CHECKED] for row in (*rows, *rows)][:ROWS_CHECKED]
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
+    several = sorted((*rows, *rows), key=lambda row: len(row.tokens), reverse=True)[:ROWS_CHECKED]
+    starts = [row.tokens[:TOKENS_CHECKED] for row in several]
+    starts[0] = several[0].tokens[: max(TOKENS_CHECKED, window + BEYOND)]
     some = [Example(start, (False,) + (True,) * (len(start) - 1)) for start in starts]
     first, n_words = some[0], int(model.get_output_embeddings().weight.shape[0])
     other = replace(first, tokens=tuple((token + 1) % n_words for token in first.tokens))
@@ -89,9 +58,9 @@ def check_packing(model: PreTrainedModel, rows: Sequence[Example], *, pad_id: in
     with torch.no_grad():
         padded = token_losses(model, collate(some, pad_id=pad_id, device=device))
         try:
-            packed = token_losses(model, collate_lines([some], pad_id=pad_id, device=device))
-            beside = token_losses(model, collate_lines([[other, *some[1:]]], pad_id=pad_id, device=device))
-        except TypeError as error:  # a decoder that takes no positions
+            packed = token_losses(model, line_up(some, device=device))
+            beside = token_losses(model, line_up([other, *some[1:]], device=device))
+        except (TypeError, ValueError) as error:  # a decoder that takes no positions, or has masks of its own
             raise RequestInvalid(_refusal(model, str(error))) from error
     if not torch.equal(packed[first.n_trained :], beside[first.n_trained :]):
         raise RequestInvalid(_refusal(model, "a row's loss depends on the row before it"))

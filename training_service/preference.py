@@ -21,7 +21,6 @@ def pair_losses(
     batch: Batch,
     *,
     rows: Sequence[Example],
-    order: Sequence[int],
     dpo: Dpo,
 ) -> torch.Tensor:
     """Return the loss of each pair, (P,) float32.
@@ -33,14 +32,13 @@ def pair_losses(
         reference: What it must stay near to.
         batch: *rows*.
         rows: Every chosen answer with its prompt, then every rejected one, 2 P of them.
-        order: Which row comes first in *batch*, which second, and so on.
         dpo: How near, and how far the labels are trusted.
     """
     with reference() as base, torch.no_grad():
         base.eval()
-        expected = _row_sums(token_losses(base, batch), rows, order)
+        expected = _row_sums(token_losses(base, batch), rows)
     model.train()
-    found = _row_sums(token_losses(model, batch), rows, order)
+    found = _row_sums(token_losses(model, batch), rows)
     return dpo_loss(expected - found, dpo)
 
 
@@ -56,8 +54,6 @@ def dpo_loss(gains: torch.Tensor, dpo: Dpo) -> torch.Tensor:
     return -(1 - dpo.label_smoothing) * logsigmoid(margin) - dpo.label_smoothing * logsigmoid(-margin)
 
 
-def _row_sums(losses: torch.Tensor, rows: Sequence[Example], order: Sequence[int]) -> torch.Tensor:
+def _row_sums(losses: torch.Tensor, rows: Sequence[Example]) -> torch.Tensor:
     """Return the sum over each row's tokens; one by one, because a scattered sum has no fixed order on CUDA."""
-    parts = torch.split(losses, [rows[index].n_trained for index in order])
-    by_row = dict(zip(order, parts, strict=True))
-    return torch.stack([by_row[index].sum() for index in range(len(rows))])
+    return torch.stack([part.sum() for part in torch.split(losses, [row.n_trained for row in rows])])

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import PreTrainedModel
 
 from training_service.batch import Batches, examples_of, micro_batches, n_computed, n_tokens
+from training_service.by_row import by_row
 from training_service.data import Example, Pair
 from training_service.errors import ArtifactDamaged, ExactnessBroken, NanLoss
 from training_service.event import Metrics
@@ -116,7 +117,7 @@ class Steps:
         self._model.eval()
         check_head(self._model, rows[0])
         if self.plan.packing:
-            check_packing(self._model, rows, pad_id=self._pad_id, device=self._device)
+            check_packing(self._model, examples_of(self.largest_rows()), pad_id=self._pad_id, device=self._device)
 
     def _take_step(self) -> Metrics:
         began_at = time.perf_counter()
@@ -176,7 +177,7 @@ class Steps:
         plan = self.plan
         n_all = len(rows) if plan.dpo is not None else sum(row.n_trained for row in examples_of(rows))
         total = torch.zeros((), device=self._device)
-        with self._recompute or nullcontext():
+        with self._recompute or nullcontext(), by_row(self._model) if plan.packing else nullcontext():
             for part, weight in self.team.shares(rows, self._parts):
                 loss = self._loss_sum(examples_of(part)) * weight
                 torch.autograd.backward(loss / n_all)
@@ -189,12 +190,12 @@ class Steps:
     def _loss_sum(self, rows: Sequence[Example]) -> torch.Tensor:
         """Return the loss of one micro-batch, summed over its trained tokens or pairs."""
         plan = self.plan
-        batch, order = put_together(rows, packing=plan.packing, pad_id=self._pad_id, device=self._device)
+        batch = put_together(rows, packing=plan.packing, pad_id=self._pad_id, device=self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.dtype == "bfloat16"):
             if plan.dpo is None:
                 return self.team.compute(self._model, loss_sum, batch)
             assert self._reference is not None
-            named = {"rows": rows, "order": order, "dpo": plan.dpo}
+            named = {"rows": rows, "dpo": plan.dpo}
             return self.team.compute(self._model, pair_losses, self._reference, batch, **named).sum()
 
     def drop_gradients(self) -> None:

@@ -27,7 +27,7 @@ from training_service.errors import RequestInvalid
 from training_service.event import Prepared, Refused
 from training_service.loss import Batch, check_head, collate, loss_sum, token_losses
 from training_service.model import free_all, load_base
-from training_service.packing import check_packing, fill_lines, put_together
+from training_service.packing import check_packing, put_together
 from training_service.plan import Plan
 from training_service.run import Places
 from training_service.slots import Slots
@@ -58,6 +58,8 @@ def random_model(kind: str) -> PreTrainedModel:
                 return CohereForCausalLM(CohereConfig(**SMALL, logit_scale=0.3)).float()
             case "bloom":  # ALiBi: positions mean nothing to it
                 return BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=2)).float()
+            case "grouped":
+                return LlamaForCausalLM(LlamaConfig(**SMALL | {"num_key_value_heads": 1})).float()
             case _:
                 return LlamaForCausalLM(LlamaConfig(**SMALL)).float()
 
@@ -173,19 +175,18 @@ def _with_other_logits(output: object) -> object:
 # ── Packing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("kind", ["gemma3", "llama"])
+@pytest.mark.parametrize("kind", ["gemma3", "llama", "grouped"])
 def test_packed_rows_give_the_loss_and_gradients_of_padded_ones(kind: str) -> None:
     rows = random_rows(24, 9, 7, 15, 3, 20, 4)
-    padded, in_order = put_together(rows, packing=False, pad_id=0, device=CPU)
-    packed, order = put_together(rows, packing=True, pad_id=0, device=CPU)
+    padded = put_together(rows, packing=False, pad_id=0, device=CPU)
+    packed = put_together(rows, packing=True, pad_id=0, device=CPU)
 
     expected, expected_gradients = gradients(random_model(kind), padded)
     loss, found = gradients(random_model(kind), packed)
 
     assert loss == pytest.approx(expected, abs=1e-6)
     assert far_apart(found, expected_gradients) <= 1e-6
-    assert packed.tokens.numel() < padded.tokens.numel() / 1.5
-    assert sorted(order) == in_order
+    assert packed.tokens.shape == (1, sum(len(row.tokens) for row in rows))
 
 
 def test_packed_run_takes_the_steps_of_a_padded_one(tiny: Path, dataset: Dataset) -> None:
@@ -198,20 +199,32 @@ def test_packed_run_takes_the_steps_of_a_padded_one(tiny: Path, dataset: Dataset
     assert losses[1] == pytest.approx(losses[0], abs=1e-6)
 
 
-def test_lines_hold_every_row_once_and_none_is_longer_than_the_longest_row() -> None:
-    rows = random_rows(24, 9, 7, 15, 3, 20, 4)
-
-    lines = fill_lines(rows)
-
-    assert sorted(index for line in lines for index in line) == list(range(len(rows)))
-    assert max(sum(len(rows[index].tokens) for index in line) for line in lines) == 24
-    assert len(lines) == 4  # 82 tokens
-
-
 @pytest.mark.parametrize("kind", ["gemma3", "llama"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_model_that_keeps_packed_rows_apart_is_found_to(kind: str, dtype: torch.dtype) -> None:
     check_packing(random_model(kind).to(dtype), random_rows(12, 30, 7), pad_id=0, device=CPU)
+
+
+def test_base_attends_as_before_once_rows_are_done() -> None:
+    model, rows = random_model("gemma3"), random_rows(9, 5)
+    before = model.config._attn_implementation
+    padded = token_losses(model, collate(rows, pad_id=0, device=CPU))
+
+    token_losses(model, put_together(rows, packing=True, pad_id=0, device=CPU))
+
+    assert model.config._attn_implementation == before
+    assert torch.equal(token_losses(model, collate(rows, pad_id=0, device=CPU)), padded)
+
+
+def test_window_that_the_attention_is_not_told_of_is_found_by_the_longest_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training_service.packing.TOKENS_CHECKED", 4)  # fewer than the window holds
+    model = random_model("gemma3")
+    check_packing(model, random_rows(12, 30), pad_id=0, device=CPU)
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = None
+
+    with pytest.raises(RequestInvalid, match="off the one without packing"):
+        check_packing(model, random_rows(12, 30), pad_id=0, device=CPU)
 
 
 def test_packing_is_refused_where_rows_would_see_each_other() -> None:
