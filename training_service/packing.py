@@ -48,9 +48,9 @@ def check_packing(model: PreTrainedModel, rows: Sequence[Example], *, pad_id: in
         RequestInvalid: It does not.
     """
     window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
-    several = sorted((*rows, *rows), key=lambda row: len(row.tokens), reverse=True)[:ROWS_CHECKED]
-    starts = [row.tokens[:TOKENS_CHECKED] for row in several]
-    starts[0] = several[0].tokens[: max(TOKENS_CHECKED, window + BEYOND)]
+    longest = sorted(rows, key=lambda row: len(row.tokens), reverse=True)
+    starts = [row.tokens[:TOKENS_CHECKED] for row in (*longest, *longest)][:ROWS_CHECKED]
+    starts[0] = longest[0].tokens[: max(TOKENS_CHECKED, window + BEYOND)]
     some = [Example(start, (False,) + (True,) * (len(start) - 1)) for start in starts]
     first, n_words = some[0], int(model.get_output_embeddings().weight.shape[0])
     other = replace(first, tokens=tuple((token + 1) % n_words for token in first.tokens))

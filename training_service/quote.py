@@ -82,7 +82,7 @@ def rehearse(bench: Bench, artifacts: Path) -> Rehearsal:
     milestones = milestones_of(bench.request, steps.plan.steps, is_evaluated=bool(variants))
     reset_peak(device)
     with steps.rehearsal() as take:
-        step = _step_seconds(steps, _timed(take, device), is_warm=bench.slot is not None and bench.slot.is_warm)
+        step = step_seconds(steps, _timed(take, device), is_warm=bench.slot is not None and bench.slot.is_warm)
         scoring = _scoring_seconds(bench, variants, n_tuned=milestones.n_evaluations)
         peak = peak_bytes(device)
     if bench.slot is not None:
@@ -123,16 +123,23 @@ def check_memory(quote: Quote, device: torch.device) -> None:
         )
 
 
-def _step_seconds(steps: Steps, take: Callable[[Rows], float], *, is_warm: bool) -> float:
-    """Rehearse the largest step there may be, then steps of average size; return the seconds of one of those."""
+def step_seconds(steps: Steps, take: Callable[[Rows], float], *, is_warm: bool) -> float:
+    """Rehearse the largest step there may be, then steps of average size; return the seconds of one of those.
+
+    Args:
+        steps: Whose.
+        take: Rehearses a step with some rows and returns its seconds.
+        is_warm: Whether the base has computed before.
+    """
     seen = [steps.rows_of(step) for step in range(min(steps.plan.steps, STEPS_SEEN))]
     sizes, largest = [steps.n_computed(rows) for rows in seen], steps.largest_rows()
     average, most = mean(sizes), steps.n_computed(largest)
     took = take(largest)
     first = took * average / most
     found: list[float] = []
+    enough, n_least = (WARM_SECONDS, 0) if is_warm else (ENOUGH_SECONDS, 1)
     for step in sorted(range(len(seen)), key=lambda step: abs(sizes[step] - average))[:MOST_REHEARSED]:
-        if took > (WARM_SECONDS if is_warm else ENOUGH_SECONDS) and (found or is_warm):
+        if took > enough and len(found) >= n_least:
             break
         seconds = take(seen[step])
         found.append(seconds * average / sizes[step])

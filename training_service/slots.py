@@ -29,7 +29,7 @@ class Slot:
     Attributes:
         users: Names of the runs and texts on it.
         served: Internal names of the adapters that are kept for texts, the most recently used last.
-        is_warm: Whether a step was computed on it.
+        is_warm: Whether a step was rehearsed on it; the first is slower than the others.
     """
 
     base: Base

@@ -113,9 +113,8 @@ class Steps:
         Raises:
             RequestInvalid: Its logits are not as expected, or packed rows would see each other.
         """
-        rows = examples_of(self._rows[:4])
         self._model.eval()
-        check_head(self._model, rows[0])
+        check_head(self._model, examples_of(self._rows[:1])[0])
         if self.plan.packing:
             check_packing(self._model, examples_of(self.largest_rows()), pad_id=self._pad_id, device=self._device)
 
@@ -177,6 +176,7 @@ class Steps:
         plan = self.plan
         n_all = len(rows) if plan.dpo is not None else sum(row.n_trained for row in examples_of(rows))
         total = torch.zeros((), device=self._device)
+        # By row for the whole step: a layer that is computed again behind its pass must attend as it did.
         with self._recompute or nullcontext(), by_row(self._model) if plan.packing else nullcontext():
             for part, weight in self.team.shares(rows, self._parts):
                 loss = self._loss_sum(examples_of(part)) * weight

@@ -199,6 +199,17 @@ def test_packed_run_takes_the_steps_of_a_padded_one(tiny: Path, dataset: Dataset
     assert losses[1] == pytest.approx(losses[0], abs=1e-6)
 
 
+def test_packed_rows_that_are_computed_again_give_the_same_steps_to_the_bit(tiny: Path, dataset: Dataset) -> None:
+    weights = []
+    for again in (False, True):
+        base = load_base(tiny, name="tiny", device=CPU)
+        plan = Plan(2, 6, learning_rate=1e-3, weight_decay=0.0, seed=2, packing=True, gradient_checkpointing=again)
+        list(Steps(base.model, free_all(base), dataset.usable, plan, pad_id=0))
+        weights.append(base.weights)
+
+    assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())
+
+
 @pytest.mark.parametrize("kind", ["gemma3", "llama"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_model_that_keeps_packed_rows_apart_is_found_to(kind: str, dtype: torch.dtype) -> None:

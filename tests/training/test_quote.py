@@ -24,7 +24,7 @@ from training_service.event import Checkpoint, Evaluated, Prepared, Report, Vari
 from training_service.memory import free_bytes, held_bytes
 from training_service.milestones import Milestones, milestones_of
 from training_service.model import Base, hash_tensors
-from training_service.quote import Rehearsal, quote_of, rehearse
+from training_service.quote import MOST_REHEARSED, Rehearsal, quote_of, rehearse, step_seconds
 from training_service.rank_quote import RANK_BYTES, START_SECONDS, quote_ranks
 from training_service.request import Artifact
 from training_service.run import Places
@@ -90,6 +90,26 @@ def test_moments_are_held_within_the_rehearsal(new_request: NewRequest, slots: S
 
     assert len(moments) == len(steps.parameters)
     assert all(one["step"] == 1 and one["exp_avg_sq"].count_nonzero() for one in moments)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_warm", "n_taken"),
+    [(1.0, False, 2), (1.0, True, 1), (0.3, False, 3), (0.3, True, 2), (0.01, True, 1 + MOST_REHEARSED)],
+)
+def test_steps_are_rehearsed_until_enough_was_seen(
+    seconds: float, is_warm: bool, n_taken: int, new_request: NewRequest, slots: Slots, tmp_path: Path
+) -> None:
+    steps = Bench(new_request(max_steps=20), slots, (tmp_path,), use="quote").steps
+    taken = []
+
+    def take(rows: object) -> float:
+        taken.append(rows)
+        return seconds
+
+    found = step_seconds(steps, take, is_warm=is_warm)
+
+    assert (len(taken), taken[0]) == (n_taken, steps.largest_rows())
+    assert 0 < found < 2 * seconds
 
 
 # -- how often ------------------------------------------------------------------------------------------
